@@ -1,0 +1,270 @@
+"""Every path the program writes, and how it writes them: whole or not at all.
+
+    RUN/
+    ├── run.json           the dataset's place, options, precision and threads, versions, hardware
+    ├── fingerprint.json   facts
+    ├── plan.json          decisions; the file a user may edit
+    ├── splits.json        folds; may be supplied by the user
+    ├── check.json         what the check of the dataset found
+    ├── store/CONFIGURATION/        cache of preprocessed cases: deleted and rebuilt at will
+    ├── store/measures/             cache of measured cases
+    ├── folds/CONFIGURATION/fold_K/
+    │   ├── weights_last.safetensors  weights_best.safetensors  state.safetensors
+    │   ├── fold.json               what this fold was made from (digests), and whether it is done
+    │   ├── progress.jsonl          one line per epoch
+    │   ├── validation/             out-of-fold predictions
+    │   └── scores.json
+    ├── choice.json        ensemble and postprocessing, with reasons
+    ├── predictions/       of the dataset's test images
+    ├── log.jsonl          every decision, warning and root cause
+    └── report.html
+
+A record is written to a file beside its place, flushed to the disk, and renamed: a kill leaves the old file or the new.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autoseg.errors import RunFolderError
+from planners import records
+
+Record = TypeVar("Record")
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file whole or not at all (temporary file in the same folder, fsync, rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """The files of one trained fold of one configuration."""
+
+    root: Path
+
+    @property
+    def weights_last(self) -> Path:
+        """Weights after the newest saved step."""
+        return self.root / "weights_last.safetensors"
+
+    @property
+    def weights_best(self) -> Path:
+        """Weights of the epoch with the best smoothed validation Dice."""
+        return self.root / "weights_best.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """All that is needed to go on training: weights, momentum, counters."""
+        return self.root / "state.safetensors"
+
+    @property
+    def record(self) -> Path:
+        """What the fold was made from, and how far it is."""
+        return self.root / "fold.json"
+
+    @property
+    def progress(self) -> Path:
+        """One JSON object per finished epoch."""
+        return self.root / "progress.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """Out-of-fold predictions of this fold's validation cases."""
+        return self.root / "validation"
+
+    @property
+    def scores(self) -> Path:
+        """Scores of the out-of-fold predictions."""
+        return self.root / "scores.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: where its records and caches are."""
+
+    root: Path
+
+    @property
+    def run_file(self) -> Path:
+        """``run.json``."""
+        return self.root / "run.json"
+
+    @property
+    def fingerprint_file(self) -> Path:
+        """``fingerprint.json``."""
+        return self.root / "fingerprint.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """``plan.json``."""
+        return self.root / "plan.json"
+
+    @property
+    def splits_file(self) -> Path:
+        """``splits.json``."""
+        return self.root / "splits.json"
+
+    @property
+    def check_file(self) -> Path:
+        """``check.json``."""
+        return self.root / "check.json"
+
+    @property
+    def choice_file(self) -> Path:
+        """``choice.json``."""
+        return self.root / "choice.json"
+
+    @property
+    def log_file(self) -> Path:
+        """``log.jsonl``."""
+        return self.root / "log.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        """``report.html``."""
+        return self.root / "report.html"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of predictions of the dataset's test images."""
+        return self.root / "predictions"
+
+    @property
+    def measures(self) -> Path:
+        """Folder of cached measurements, one file per case."""
+        return self.root / "store" / "measures"
+
+    def store(self, configuration: str) -> Path:
+        """Folder of the preprocessed cases of one configuration."""
+        return self.root / "store" / configuration
+
+    def fold(self, configuration: str, fold: int | str) -> FoldFolder:
+        """Files of one fold; ``fold`` is its number, or ``all-data``."""
+        return FoldFolder(self.root / "folds" / configuration / f"fold_{fold}")
+
+    def read(self, record_type: type[Record], path: Path) -> Record:
+        """Read a record.
+
+        Raises:
+            RunFolderError: the file is missing, no JSON, or does not fit the record; the message names the place.
+        """
+        return records_from(record_type, path)
+
+    def write(self, record: Any, path: Path) -> None:
+        """Write a record, whole or not at all."""
+        write_atomic(path, records.dumps(record))
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append one line to the log: the time, the event, its fields."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, **records.to_json(fields)}, default=str)
+        with self.log_file.open("a") as file:
+            file.write(line + "\n")
+
+
+def records_from(record_type: type[Record], path: Path) -> Record:
+    """Read one record's file.
+
+    Raises:
+        RunFolderError: the file is missing, no JSON, or does not fit the record; the message names the place.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as fault:
+        raise RunFolderError(f"{path} does not exist. Give a run folder, or run the step that makes it") from fault
+    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        raise RunFolderError(f"{path} is not JSON: {fault}. Correct it, or delete it to have it made again") from fault
+    except OSError as fault:
+        raise RunFolderError(f"{path} cannot be read: {fault.strerror}") from fault
+    try:
+        return records.from_json(record_type, value)
+    except records.RecordError as fault:
+        raise RunFolderError(f"{path}: {fault}. Correct it, or delete it to have it made again") from fault
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock file while the body runs, so that two programs do not work on the same thing.
+
+    Raises:
+        RunFolderError: another process holds it; the message names its number and host.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunFolderError(
+                f"{path.parent} is in use by {holder}. Wait until it has finished, or stop it"
+            ) from fault
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFiles:
+    """The files of one case on the user's disk; one entry per channel file (or the only file that holds all)."""
+
+    id: str
+    images: tuple[str, ...]
+    label: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """``run.json``: where the data is and how this run computes.
+
+    Attributes:
+        name: the dataset's name.
+        dataset: the folder (or table) it was read from.
+        cases, test_cases: files of the labelled cases and of those to predict.
+        options: what the user asked for, as given.
+        compute: device, precision, memory format and threads, chosen by the probe at the first start and kept.
+        versions, hardware: of the first start.
+        started: date and time of the first start.
+        seed: of training.
+        made_from: per record file, the digest of what it was made from.
+        warnings: what the check warned of.
+    """
+
+    name: str
+    dataset: str
+    cases: tuple[CaseFiles, ...]
+    test_cases: tuple[CaseFiles, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    compute: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, str] = field(default_factory=dict)
+    started: str
+    seed: int = 0
+    made_from: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,73 @@
+"""Fingerprint: measured facts about a dataset; all that the planners may know of it."""
+
+from dataclasses import dataclass
+
+from planners.labels import Labels
+from planners.records import PlanError
+
+Shape = tuple[int, int, int]
+"""Voxels of an array along z, y, x. A 2D image has a z of length 1."""
+
+Spacing = tuple[float, float, float]
+"""Millimetres between voxel centres along z, y, x. A 2D image has a z spacing of 999 times its largest in-plane one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensities:
+    """Statistics of one channel over the foreground voxels of all cases."""
+
+    mean: float
+    median: float
+    std: float
+    minimum: float
+    maximum: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One image channel: its name (which chooses the normalization) and its measured intensities, if any."""
+
+    name: str
+    intensities: Intensities | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Facts about a dataset.
+
+    Attributes:
+        dataset: its name.
+        channels: in the order of the image files.
+        labels: the declared classes.
+        num_cases: training cases of the dataset (may exceed the number of cases measured).
+        case_ids: the measured cases, sorted; may be empty in a fingerprint written by hand.
+        spacings_mm: per measured case, z, y, x as the file's array axes lie.
+        shapes: per measured case, voxels after cropping to nonzero, z, y, x.
+        cropped_fraction: median over cases of voxels after cropping / before.
+        class_voxels: per measured case, voxels of each class (background first); may be empty.
+    """
+
+    dataset: str
+    channels: tuple[Channel, ...]
+    labels: Labels
+    num_cases: int
+    case_ids: tuple[str, ...] = ()
+    spacings_mm: tuple[Spacing, ...]
+    shapes: tuple[Shape, ...]
+    cropped_fraction: float = 1.0
+    class_voxels: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.spacings_mm or len(self.spacings_mm) != len(self.shapes):
+            raise PlanError(
+                f"fingerprint has {len(self.spacings_mm)} spacings and {len(self.shapes)} shapes; "
+                "it needs one of each per case"
+            )
+        if any(value <= 0 for spacing in self.spacings_mm for value in spacing):
+            raise PlanError("fingerprint holds a spacing that is not positive; correct that case's header")
+        if any(value < 1 for shape in self.shapes for value in shape):
+            raise PlanError("fingerprint holds a shape with an empty axis; remove that case")
+        if self.num_cases < 1 or not self.channels:
+            raise PlanError("fingerprint needs at least one case and one channel")
