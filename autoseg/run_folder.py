@@ -15,6 +15,7 @@
     │   ├── validation/             out-of-fold predictions
     │   └── scores.json
     ├── choice.json        ensemble and postprocessing, with reasons
+    ├── scores.json        out-of-fold scores of what was chosen, with its postprocessing
     ├── predictions/       of the dataset's test images
     ├── log.jsonl          every decision, warning and root cause
     └── report.html
@@ -23,6 +24,7 @@ A record is written to a file beside its place, flushed to the disk, and renamed
 """
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -135,6 +137,11 @@ class RunFolder:
         return self.root / "choice.json"
 
     @property
+    def scores_file(self) -> Path:
+        """``scores.json``."""
+        return self.root / "scores.json"
+
+    @property
     def log_file(self) -> Path:
         """``log.jsonl``."""
         return self.root / "log.jsonl"
@@ -173,6 +180,10 @@ class RunFolder:
     def write(self, record: Any, path: Path) -> None:
         """Write a record, whole or not at all."""
         write_atomic(path, records.dumps(record))
+
+    def change_record(self, **changes: Any) -> None:
+        """Replace fields of ``run.json``."""
+        self.write(dataclasses.replace(self.read(RunRecord, self.run_file), **changes), self.run_file)
 
     def log(self, event: str, **fields: Any) -> None:
         """Append one line to the log: the time, the event, its fields."""
@@ -247,6 +258,7 @@ class RunRecord:
         name: the dataset's name.
         dataset: the folder (or table) it was read from.
         cases, test_cases: files of the labelled cases and of those to predict.
+        configurations, folds: what this run trains.
         options: what the user asked for, as given.
         compute: device, precision, memory format and threads, chosen by the probe at the first start and kept.
         versions, hardware: of the first start.
@@ -260,6 +272,8 @@ class RunRecord:
     dataset: str
     cases: tuple[CaseFiles, ...]
     test_cases: tuple[CaseFiles, ...] = ()
+    configurations: tuple[str, ...] = ()
+    folds: tuple[int | str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     compute: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)

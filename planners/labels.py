@@ -10,6 +10,9 @@ import numpy as np
 
 from planners.records import PlanError
 
+CHUNK_VOXELS = 1 << 20  # encoded at a time: 8 MB of table places, whatever the image's size
+TABLE_ENTRIES = 1 << 20  # values spread wider than this are searched instead
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelClass:
@@ -48,8 +51,8 @@ class Labels:
         names = [item.name for item in self.classes]
         if len(self.classes) < 2:
             raise PlanError("labels need a background and at least one more class; declare both in dataset.json")
-        for kind, found in (("value", values), ("name", names)):
-            twice = sorted({str(item) for item in found if found.count(item) > 1})
+        for kind, found in (("value", [str(value) for value in values]), ("name", names)):
+            twice = sorted({item for item in found if found.count(item) > 1})
             if twice:
                 raise PlanError(f"label {kind} {twice[0]} is used twice; give every class a {kind} of its own")
 
@@ -86,6 +89,26 @@ class Labels:
         Raises:
             PlanError: the map holds a value that is not declared, or a fraction.
         """
+        encoded = np.empty(label.shape, dtype=np.int16)
+        source, result = label.reshape(-1), encoded.reshape(-1)
+        for start in range(0, source.size, CHUNK_VOXELS):
+            result[start : start + CHUNK_VOXELS] = self._encode_chunk(source[start : start + CHUNK_VOXELS])
+        return encoded
+
+    def _encode_chunk(self, label: np.ndarray) -> np.ndarray:
+        low, high = min(self.values), max(self.values)
+        if high - low < TABLE_ENTRIES and low <= label.min() and label.max() <= high:
+            place = label.astype(np.int64)
+            if label.dtype.kind != "f" or np.array_equal(place, label):
+                table = np.full(high - low + 1, -1, dtype=np.int16)
+                table[np.array(self.values) - low] = np.arange(len(self.values))
+                encoded = table[place - low]
+                if encoded.min() >= 0:
+                    return encoded
+        return self._encode_by_search(label)
+
+    def _encode_by_search(self, label: np.ndarray) -> np.ndarray:
+        """Encode any values, or raise for the strange ones among them."""
         found, inverse = np.unique(label, return_inverse=True)
         order = {value: index for index, value in enumerate(self.values)}
         strange = [value.item() for value in found if value.item() not in order]

@@ -269,12 +269,8 @@ def _check_configuration(item: Configuration) -> None:
             raise PlanError(f"{item.name}.{name} has {len(getattr(item, name))} entries; needs {dimensions}")
     if item.batch_size < 1:
         raise PlanError(f"{item.name}.batch_size is {item.batch_size}; must be at least 1")
-    if not item.architecture.stages:
-        raise PlanError(f"{item.name}.architecture.stages is empty")
-    if len(item.architecture.num_decoder_blocks) != len(item.architecture.stages) - 1:
-        raise PlanError(
-            f"{item.name}.architecture.num_decoder_blocks needs {len(item.architecture.stages) - 1} entries"
-        )
+    _check_architecture(item.architecture, f"{item.name}.architecture")
+    _check_training(item.training, dimensions, f"{item.name}.training")
     for axis in range(dimensions):
         divisor = math.prod(stage.stride[axis] for stage in item.architecture.stages)
         size = item.patch_size[axis]
@@ -284,3 +280,27 @@ def _check_configuration(item: Configuration) -> None:
                 f"{item.name}.patch_size[{axis}] is {size}; the strides need a multiple of {divisor} "
                 f"(possible: {' or '.join(str(value) for value in sorted({low, high}))})"
             )
+
+
+def _check_architecture(network: Architecture, place: str) -> None:
+    if not network.stages:
+        raise PlanError(f"{place}.stages is empty")
+    if len(network.num_decoder_blocks) != len(network.stages) - 1:
+        raise PlanError(f"{place}.num_decoder_blocks needs {len(network.stages) - 1} entries")
+    if not 1 <= len(network.outputs) <= max(1, len(network.stages) - 1):
+        raise PlanError(f"{place}.outputs has {len(network.outputs)} entries; needs one, at most one per decoder stage")
+    for index, stage in enumerate(network.stages):
+        if len(stage.stride) != network.dimensions or len(stage.kernel) != network.dimensions:
+            raise PlanError(f"{place}.stages[{index}] needs a stride and a kernel of {network.dimensions} entries")
+        if min(*stage.stride, *stage.kernel, stage.features, stage.num_blocks) < 1:
+            raise PlanError(f"{place}.stages[{index}] holds a number below 1")
+
+
+def _check_training(training: Training, dimensions: int, place: str) -> None:
+    for name in ("epochs", "steps_per_epoch", "validation_steps"):
+        if getattr(training, name) < 1:
+            raise PlanError(f"{place}.{name} is {getattr(training, name)}; must be at least 1")
+    if not 0 <= training.foreground_fraction <= 1:
+        raise PlanError(f"{place}.foreground_fraction is {training.foreground_fraction}; must be between 0 and 1")
+    if not set(training.mirror_axes) <= set(range(dimensions)):
+        raise PlanError(f"{place}.mirror_axes is {list(training.mirror_axes)}; possible are {list(range(dimensions))}")

@@ -20,10 +20,12 @@ ROWS = {
     "report": 8,
     "interop": 8,
     "targets": 7,
+    "planning": 7,
     "preprocessing": 6,
     "networks": 6,
     "evaluation": 6,
     "jobs": 6,
+    "options": 6,
     "data": 5,
     "compute": 5,
     "run_folder": 4,
@@ -78,6 +80,8 @@ def test_imports_point_down(path: Path) -> None:
             continue
         if parts[0] in ("autoseg", "planners"):
             other = "planners" if parts[0] == "planners" else parts[1]
+            if name == "autoseg.__version__":
+                continue
             assert other == unit or ROWS[other] < ROWS[unit], f"{path} ({unit}) imports {name}"
 
 

@@ -1,0 +1,82 @@
+"""Self-configuring biomedical image segmentation: what the command ``autoseg`` does, as functions.
+
+    import autoseg
+
+    run = autoseg.run("my_dataset", out="runs/my_dataset", epochs=100)
+    segmentation = autoseg.predict("runs/my_dataset", "scan.nii.gz")
+
+Importing this package imports neither torch nor SimpleITK; the functions do when they need them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
+    from planners.plan import Plan
+
+__version__ = "0.1.0"
+__all__ = ["check", "evaluate", "plan", "predict", "run"]
+
+
+def run(dataset: "str | PathLike[str] | None" = None, **options: Any) -> "Path":
+    """Do the whole job: check, fingerprint, plan, preprocess, train, choose, predict the test images, report.
+
+    Args:
+        dataset: the dataset folder or table; or None with ``images`` and ``labels``.
+        **options: as on the command line with underscores (``out``, ``budget``, ``epochs``, ``folds`` …); see
+            ``pipeline.RunOptions`` and ``data.dataset.DatasetSource``.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        AutosegError: the dataset, an option or the run folder is at fault; the message says what to do.
+    """
+    from autoseg import pipeline
+
+    source, chosen = pipeline.options_from(dataset, options)
+    return pipeline.run(source, chosen).root
+
+
+def check(dataset: "str | PathLike[str] | None" = None, **options: Any) -> Any:
+    """List every problem of a dataset folder; gives a ``data.check.CheckResult`` and raises none of them."""
+    from autoseg import pipeline
+
+    source, _ = pipeline.options_from(dataset, options)
+    return pipeline.check(source)
+
+
+def plan(dataset: "str | PathLike[str] | None" = None, **options: Any) -> "Plan":
+    """Decide topology, patch, batch and the rest for a dataset (or a ``fingerprint`` file) and give the plan."""
+    from autoseg import pipeline
+
+    fingerprint = options.pop("fingerprint", None)
+    if fingerprint is not None:
+        return pipeline.plan_fingerprint(fingerprint, pipeline.options_from("-", options)[1])
+    source, chosen = pipeline.options_from(dataset, options)
+    return pipeline.plan(source, chosen)
+
+
+def predict(model: "str | PathLike[str]", image: Any, **options: Any) -> Any:
+    """Segment one image with a trained run folder.
+
+    Args:
+        model: a run folder.
+        image: a path, a ``SimpleITK.Image``, or an array (z, y, x) or (channel, z, y, x) with ``spacing_mm``.
+        **options: ``spacing_mm`` (z, y, x) for arrays; ``device``.
+
+    Returns:
+        The segmentation in the user's label values, of the same kind as ``image`` (a SimpleITK image for a path).
+    """
+    from autoseg.inference.predictor import predict as predict_image
+
+    return predict_image(model, image, **options)
+
+
+def evaluate(predictions: "str | PathLike[str]", labels: "str | PathLike[str]") -> Any:
+    """Compare a folder of predictions with a folder of labels; gives an ``evaluation.overlap.Scores``."""
+    from autoseg import pipeline
+
+    return pipeline.evaluate(predictions, labels)

@@ -1,0 +1,117 @@
+"""What a user may ask of a run, read from the command line or from keyword arguments into one record."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg.data.dataset import DatasetSource
+from autoseg.errors import OptionError
+from planners.plan import GIGABYTE
+
+STAGES = ("check", "plan", "preprocess", "train", "choose")
+UNITS = {"": GIGABYTE, "GB": GIGABYTE, "G": GIGABYTE, "GIB": 2**30, "MB": 10**6, "M": 10**6}
+ALL_DATA = "all-data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the user asked for; None and empty mean "decide for me".
+
+    Attributes:
+        out: run folder.
+        until: last stage to do, one of STAGES.
+        plan: file of a plan to use instead of making one.
+        budget_bytes: memory of one device.
+        planner: name in ``planners.PLANNERS``.
+        settings: ``path=value`` edits of the plan.
+        configurations: names to train.
+        folds: numbers, or ``all-data`` alone.
+        epochs, steps_per_epoch, seed: of training.
+        device, precision: ``auto`` or a name.
+    """
+
+    out: Path | None = None
+    until: str | None = None
+    plan: Path | None = None
+    budget_bytes: int | None = None
+    planner: str = "default"
+    settings: tuple[str, ...] = ()
+    configurations: tuple[str, ...] = ()
+    folds: tuple[int | str, ...] = ()
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    seed: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def parse_bytes(text: str | float) -> int:
+    """Read an amount of memory: ``8GB``, ``500MB``, ``8GiB``, ``8`` (gigabytes).
+
+    Raises:
+        OptionError: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    unit = UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or float(match[1]) <= 0:
+        raise OptionError(f"budget {text!r} is no amount of memory; write it like 8GB or 500MB")
+    return int(float(match[1]) * unit)
+
+
+def parse_folds(text: Any) -> tuple[int | str, ...]:
+    """Read folds: ``0,1``, a number, a sequence of numbers, or ``all-data``.
+
+    Raises:
+        OptionError: something else.
+    """
+    if text in (ALL_DATA, (ALL_DATA,), [ALL_DATA]):
+        return (ALL_DATA,)
+    parts = text.split(",") if isinstance(text, str) else ([text] if isinstance(text, int) else list(text))
+    folds = [str(part).strip() for part in parts]
+    if not folds or not all(fold.isdigit() for fold in folds):
+        raise OptionError(f"folds {text!r} are not numbers such as 0,1 nor {ALL_DATA}")
+    return tuple(dict.fromkeys(int(fold) for fold in folds))
+
+
+def options_from(dataset: Any, given: Mapping[str, Any]) -> tuple[DatasetSource, RunOptions]:
+    """Sort what the user gave into where the data is and what to do with it.
+
+    Args:
+        dataset: dataset folder or table, or None.
+        given: the other options by name, with ``budget``, ``configurations``, ``folds`` and ``set`` as the user wrote
+            them.
+
+    Raises:
+        OptionError: a name is unknown or a value cannot be read.
+    """
+    source_names = {"images", "labels", "test", "group_by"}
+    source = {name: value for name, value in given.items() if name in source_names}
+    options: dict[str, Any] = {name: value for name, value in given.items() if name not in source_names}
+    if "budget" in options:
+        options["budget_bytes"] = parse_bytes(options.pop("budget"))
+    if "folds" in options:
+        options["folds"] = parse_folds(options["folds"])
+    if isinstance(options.get("configurations"), str):
+        options["configurations"] = tuple(part.strip() for part in options["configurations"].split(",") if part.strip())
+    options["settings"] = tuple(options.pop("set", ()))
+    known = {field.name for field in dataclasses.fields(RunOptions)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise OptionError(f"no option is named {unknown[0]!r} (known: {', '.join(sorted(known | source_names))})")
+    for name in ("out", "plan"):
+        options[name] = Path(options[name]) if options.get(name) is not None else None
+    options["configurations"] = tuple(options.get("configurations", ()))
+    return _source(dataset, source), RunOptions(**options)
+
+
+def _source(dataset: Any, given: Mapping[str, Any]) -> DatasetSource:
+    paths = {name: Path(given[name]) if given.get(name) is not None else None for name in ("images", "labels", "test")}
+    if dataset is None and (paths["images"] is None or paths["labels"] is None):
+        raise OptionError("no dataset given: name its folder (or table), or give --images DIR and --labels DIR")
+    if dataset is not None and paths["images"] is not None:
+        dataset_and = f"{dataset} and --images {paths['images']}"
+        raise OptionError(f"two datasets given: {dataset_and}. Give the folder, or --images and --labels")
+    return DatasetSource(dataset=None if dataset is None else Path(dataset), group_by=given.get("group_by"), **paths)

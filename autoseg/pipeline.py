@@ -1,0 +1,353 @@
+"""The whole job on one screen: from a dataset folder to networks, predictions and a report. Read ``run`` first.
+
+Each stage reads the records of the stages before it, does only what is missing, and writes its own record; so the same
+command goes on where it stopped. torch is imported by the stages that need it.
+"""
+
+import dataclasses
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from autoseg import planning
+from autoseg.data.check import CheckResult
+from autoseg.data.dataset import Case, Dataset, DatasetSource, open_dataset
+from autoseg.data.splits import Splits, make_splits
+from autoseg.errors import DatasetError, OptionError, RunFolderError
+from autoseg.jobs import Job, autoseg_command, run_jobs, visible_gpus
+from autoseg.options import ALL_DATA, RunOptions, options_from
+from autoseg.progress import duration, say
+from autoseg.run_folder import CaseFiles, RunFolder, RunRecord, lock, records_from
+from planners import describe, records
+from planners.fingerprint import Fingerprint
+from planners.plan import Plan
+
+__all__ = ["check", "demo", "evaluate", "options_from", "plan", "predict", "report", "run", "train"]
+
+DAY_S = 24 * 3600
+DEMO_OPTIONS = {"epochs": 8, "steps_per_epoch": 25, "configurations": "3d_fullres", "folds": "0,1,2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every stage is given: where the data is, what was asked for, where to write."""
+
+    dataset: Dataset
+    options: RunOptions
+    run: RunFolder
+
+    @property
+    def record(self) -> RunRecord:
+        """``run.json`` as it is now."""
+        return self.run.read(RunRecord, self.run.run_file)
+
+    @property
+    def plan(self) -> Plan:
+        """``plan.json`` as it is now."""
+        return self.run.read(Plan, self.run.plan_file)
+
+
+def run(source: DatasetSource, options: RunOptions) -> RunFolder:
+    """Do the whole job: check, fingerprint, plan, preprocess, train, choose, predict the test images, report.
+
+    Raises:
+        AutosegError, PlanError: the user's input is at fault. Nothing is lost; the same command goes on.
+    """
+    dataset = open_dataset(source)
+    work = Work(dataset=dataset, options=options, run=RunFolder(options.out or Path("runs") / dataset.name))
+    stages: dict[str, Callable[[Work], None]] = {
+        "check": _check_and_measure,
+        "plan": _plan,
+        "preprocess": _preprocess,
+        "train": _train,
+        "choose": _choose,
+        "predict": _predict_tests,
+        "report": _report,
+    }
+    with lock(work.run.root / ".lock"):
+        say(f"{dataset.name}: {len(dataset.cases)} cases → {work.run.root}")
+        _open_record(work)
+        started = time.monotonic()
+        for number, (name, stage) in enumerate(stages.items(), start=1):
+            say(f"[{number}/{len(stages)}] {name}")
+            work.run.log("stage", name=name)
+            stage(work)
+            if options.until == name:
+                say(f"stopped after {name}, as asked. The same command without --until goes on")
+                return work.run
+        _summary(work, time.monotonic() - started)
+    return work.run
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
+def _open_record(work: Work) -> None:
+    """Make ``run.json``, or see that it belongs to this dataset."""
+    dataset, run = work.dataset, work.run
+    files = {
+        "name": dataset.name,
+        "dataset": str(dataset.root.resolve()),
+        "cases": tuple(_files(case) for case in dataset.cases),
+        "test_cases": tuple(_files(case) for case in dataset.test_cases),
+        "options": records.to_json({k: str(v) if isinstance(v, Path) else v for k, v in vars(work.options).items()}),
+    }
+    if not run.run_file.exists():
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        record = RunRecord(started=now, versions=_versions(), hardware=_hardware(), **files)
+        run.write(record, run.run_file)
+        return
+    if work.record.dataset != files["dataset"]:
+        raise RunFolderError(
+            f"{run.root} was made from {work.record.dataset}, not from {files['dataset']}. Give another --out"
+        )
+    work.run.change_record(**files)
+    say("  this folder was used before; what is done is kept")
+
+
+def _check_and_measure(work: Work) -> None:
+    from autoseg.preprocessing.fingerprinting import check_and_measure
+
+    result, fingerprint = check_and_measure(work.dataset, work.run.measures, store_folder=work.run.root)
+    work.run.write(result, work.run.check_file)
+    for problem in result.problems:
+        work.run.log("stop" if problem.stops else "warning", **dataclasses.asdict(problem))
+    say(result.text())
+    if result.stops or fingerprint is None:
+        raise DatasetError(f"{sum(p.stops for p in result.problems)} problems in {work.dataset.name}; see above")
+    work.run.write(fingerprint, work.run.fingerprint_file)
+    work.run.change_record(warnings=tuple(result.warning_lines()))
+
+
+def _plan(work: Work) -> None:
+    fingerprint = work.run.read(Fingerprint, work.run.fingerprint_file)
+    plan = planning.decide(work.run, fingerprint, work.options)
+    splits = _splits(work)
+    names = work.options.configurations or tuple(item.name for item in plan.configurations)
+    for name in names:
+        plan.configuration(name)
+    folds = work.options.folds or tuple(range(len(splits.folds)))
+    for fold in folds:
+        if fold != ALL_DATA and not 0 <= int(fold) < len(splits.folds):
+            raise OptionError(f"no fold {fold}: this dataset has folds 0 to {len(splits.folds) - 1}, and {ALL_DATA}")
+    seed = plan.configuration(names[0]).training.seed
+    work.run.change_record(configurations=names, folds=folds, seed=seed)
+    say(describe.describe(plan))
+    say(f"  training {', '.join(names)}; folds {', '.join(map(str, folds))} of {len(splits.folds)} ({splits.source})")
+
+
+def _splits(work: Work) -> Splits:
+    """Give the run's folds: the ones kept in ``splits.json``, the dataset's own, or new ones."""
+    run, dataset = work.run, work.dataset
+    wanted = dataset.splits or make_splits(
+        [case.id for case in dataset.cases], {case.id: case.group for case in dataset.cases if case.group is not None}
+    )
+    if run.splits_file.exists():
+        kept = run.read(Splits, run.splits_file)
+        known = {case.id for case in dataset.cases}
+        named = {case for fold in kept.folds for case in (*fold.train, *fold.validation)}
+        if named == known:
+            return kept
+        say("  the dataset's cases have changed; the folds are made anew")
+    run.write(wanted, run.splits_file)
+    return wanted
+
+
+def _preprocess(work: Work) -> None:
+    from autoseg.preprocessing.populate import populate_store
+
+    plan = work.plan
+    for name in work.record.configurations:
+        populate_store(work.dataset, plan, plan.configuration(name), work.run.store(name))
+
+
+def _train(work: Work) -> None:
+    from autoseg import compute
+    from autoseg.training.estimate import say_if_long
+    from autoseg.training.folds import train_and_validate
+
+    record, options = work.record, work.options
+    asked = f"{options.device} {options.precision}"
+    if record.compute is None or record.made_from.get("compute") != asked:
+        chosen = compute.choose(options.device, options.precision)
+        made_from = {**record.made_from, "compute": asked}
+        work.run.change_record(compute=records.to_json(chosen), made_from=made_from)
+    chosen = records.from_json(compute.Compute, work.record.compute)
+    for reason in chosen.reasons:
+        say(f"  {reason}")
+    pairs = [(name, fold) for name in record.configurations for fold in record.folds]
+    say_if_long(work.run, pairs)
+    gpus = visible_gpus() if chosen.device == "cuda" else ()
+    if len(gpus) > 1 and len(pairs) > 1:
+        jobs = [
+            Job(name=f"{name} fold {fold}", command=autoseg_command("train", str(work.run.root), name, str(fold)))
+            for name, fold in pairs
+        ]
+        run_jobs(jobs, [gpu.index for gpu in gpus])
+        return
+    for name, fold in pairs:
+        say(f"  {name} fold {fold}")
+        train_and_validate(work.run, name, fold)
+
+
+def _choose(work: Work) -> None:
+    from autoseg.inference.out_of_fold import choose_for_run
+
+    choose_for_run(work.run)
+
+
+def _predict_tests(work: Work) -> None:
+    if not work.dataset.test_cases:
+        say("  the dataset has no test images")
+        return
+    from autoseg.inference.predictor import predict_cases
+
+    predict_cases(work.run, work.dataset.test_cases, work.run.predictions)
+
+
+def _report(work: Work) -> None:
+    say(f"  {report(work.run.root)}")
+
+
+def _summary(work: Work, seconds: float) -> None:
+    from autoseg.evaluation.selection import Choice
+
+    run = work.run
+    say(f"\ndone in {duration(seconds)}")
+    lines = []
+    if run.choice_file.exists():
+        choice = run.read(Choice, run.choice_file)
+        shown = "no foreground to score" if choice.mean_dice is None else f"{choice.mean_dice:.4f}"
+        lines.append(f"mean out-of-fold Dice  {shown}   ({' + '.join(choice.configurations)})")
+    if work.dataset.test_cases:
+        lines.append(f"predictions            {run.predictions}")
+    lines += [
+        f"report                 {run.report_file}",
+        f"next                   autoseg predict {run.root} NEW_IMAGES OUTPUT",
+    ]
+    print("\n".join(lines))
+
+
+# -------------------------------------------------------------------------------------------------------------- verbs
+
+
+def check(source: DatasetSource) -> CheckResult:
+    """Find every problem of a dataset, and raise none of them."""
+    from autoseg.data.check import check_dataset
+
+    return check_dataset(open_dataset(source))
+
+
+def check_and_print(source: DatasetSource) -> None:
+    """Print every problem of a dataset.
+
+    Raises:
+        DatasetError: at least one stops a run.
+    """
+    result = check(source)
+    print(result.text())
+    if result.stops:
+        raise DatasetError(f"{sum(p.stops for p in result.problems)} problems stop the run; see the list")
+
+
+def plan(source: DatasetSource, options: RunOptions) -> Plan:
+    """Check and measure a dataset and decide; kept in a run folder where ``options.out`` names one.
+
+    Raises:
+        DatasetError: the dataset cannot be used; PlanError: no plan is possible.
+    """
+    from autoseg.preprocessing.fingerprinting import check_and_measure
+
+    if options.out is not None:
+        return run(source, dataclasses.replace(options, until="plan")).read(Plan, RunFolder(options.out).plan_file)
+    result, fingerprint = check_and_measure(open_dataset(source), None, store_folder=None)
+    if result.stops or fingerprint is None:
+        raise DatasetError(result.text())
+    return planning.make_plan(fingerprint, options)
+
+
+def plan_fingerprint(file: str | os.PathLike[str], options: RunOptions) -> Plan:
+    """Plan from a fingerprint's file alone."""
+    fingerprint = records_from(Fingerprint, Path(file))
+    made = planning.make_plan(fingerprint, options)
+    if options.out is not None:
+        folder = RunFolder(options.out)
+        folder.write(fingerprint, folder.fingerprint_file)
+        folder.write(made, folder.plan_file)
+    return made
+
+
+def train(run_folder: Path, configuration: str, fold: str) -> None:
+    """Train and validate one fold of a run that is planned and preprocessed."""
+    from autoseg.training.folds import train_and_validate
+
+    train_and_validate(RunFolder(run_folder), configuration, int(fold) if fold.isdigit() else fold)
+
+
+def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
+    """Segment a folder of images, or one image, into a folder."""
+    from autoseg.inference.predictor import predict_folder
+
+    predict_folder(model, images, output, **options)
+
+
+def evaluate(predictions: Any, labels: Any) -> Any:
+    """Compare two folders of label maps; gives ``evaluation.overlap.Scores``."""
+    from autoseg.evaluation.folders import evaluate_folders
+
+    return evaluate_folders(Path(predictions), Path(labels))
+
+
+def evaluate_and_print(predictions: Path, labels: Path, *, as_json: bool) -> None:
+    """Compare two folders and print a table, or the record."""
+    from autoseg.evaluation.overlap import scores_table
+
+    scores = evaluate(predictions, labels)
+    print(records.dumps(scores) if as_json else scores_table(scores), end="" if as_json else "\n")
+
+
+def report(run_folder: Path) -> Path:
+    """Write the page of a run from its records."""
+    from autoseg.report import write_report
+
+    return write_report(RunFolder(run_folder))
+
+
+def demo(given: Mapping[str, Any]) -> RunFolder:
+    """Make a small dataset and do the whole job on it."""
+    from autoseg.data.demo import make_demo_dataset
+
+    out = Path(given["out"])
+    folder = out / "dataset"
+    if not (folder / "dataset.json").exists():
+        say(f"making a dataset in {folder}")
+        make_demo_dataset(folder)
+    source, options = options_from(folder, {**DEMO_OPTIONS, **given, "out": out / "run"})
+    return run(source, options)
+
+
+# -------------------------------------------------------------------------------------------------------- small things
+
+
+def _files(case: Case) -> CaseFiles:
+    images = tuple(str(path.resolve()) for path in case.images)
+    return CaseFiles(
+        id=case.id, images=images, label=None if case.label is None else str(case.label.resolve()), group=case.group
+    )
+
+
+def _versions() -> dict[str, str]:
+    names = ("autoseg", "torch", "numpy", "scipy", "SimpleITK")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _hardware() -> dict[str, str]:
+    gpus = ", ".join(f"GPU {gpu.index}: {gpu.memory_bytes / 1e9:.0f} GB" for gpu in visible_gpus())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"system": f"{platform.system()} {platform.machine()}", "cores": str(cores), "gpus": gpus or "none"}

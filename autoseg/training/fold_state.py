@@ -1,0 +1,113 @@
+"""The state of one fold between two steps: what is saved, so that a killed training goes on as if nothing had happened.
+
+``state.safetensors`` alone is enough to go on: it holds weights, momentum and counters of one step. ``weights_last``
+is written from the same step for prediction; a kill between the two leaves an older ``weights_last``, which the next
+save overwrites.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from autoseg.errors import RunFolderError
+from autoseg.run_folder import FoldFolder, write_atomic
+from planners import records
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldRecord:
+    """``fold.json``: what a fold was made from, and how far it is.
+
+    Attributes:
+        configuration: digest of the configuration without its number of epochs.
+        split: digest of the training and validation cases and of their preprocessed data.
+        epochs: epochs of the schedule it was trained by.
+        finished: all epochs were trained.
+        validated: number of epochs after which ``scores.json`` was made, or None.
+        step_down: what the program changed by itself, or empty.
+    """
+
+    configuration: str
+    split: str
+    epochs: int
+    finished: bool = False
+    validated: int | None = None
+    step_down: str = ""
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """How far a training is: everything that changes from step to step but the tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    skipped: int = 0
+    ema_dice: float | None = None
+    best_ema: float | None = None
+    loss_scale: float = 1.0
+    precision: str = "fp32"
+
+
+def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
+    """Write weights, momentum and counters of one step into one file, whole or not at all."""
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        buffer = state.get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{names[id(parameter)]}"] = buffer
+    flat = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+    metadata = {"counters": json.dumps(dataclasses.asdict(counters))}
+    write_atomic(path, save(flat, metadata=metadata))
+
+
+def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Counters:
+    """Put weights and momentum back and give the counters.
+
+    Raises:
+        RunFolderError: the file is damaged or belongs to another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            counters = Counters(**json.loads(file.metadata()["counters"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise RunFolderError(f"{path} cannot be used: {reason}. Delete its folder to train this fold anew") from fault
+    for name, parameter in network.named_parameters():
+        buffer = tensors.get(f"momentum.{name}")
+        if buffer is not None:
+            restored = torch.empty_like(parameter).copy_(buffer)
+            optimizer.state[parameter]["momentum_buffer"] = restored
+    return counters
+
+
+def append_progress(folder: FoldFolder, row: dict[str, Any]) -> None:
+    """Add the line of one epoch; lines of the same or later epochs (from before a kill) go."""
+    kept = [line for line in read_progress(folder) if line["epoch"] < row["epoch"]]
+    text = "".join(json.dumps(line) + "\n" for line in [*kept, row])
+    write_atomic(folder.progress, text)
+
+
+def read_progress(folder: FoldFolder) -> list[dict[str, Any]]:
+    """Read one dict per finished epoch; empty where there is none."""
+    if not folder.progress.exists():
+        return []
+    return [json.loads(line) for line in folder.progress.read_text().splitlines() if line.strip()]
+
+
+def identity(configuration_json: dict[str, Any], split: Any) -> tuple[str, str]:
+    """Give the digests a trained fold is bound to: its configuration but for the number of epochs, and its split."""
+    bound = {key: value for key, value in configuration_json.items() if key != "estimated_bytes"}
+    bound["training"] = {key: value for key, value in bound["training"].items() if key != "epochs"}
+    return records.digest(bound), records.digest(split)

@@ -1,0 +1,174 @@
+"""The U-Net planner: a fingerprint and a memory budget in, a plan with a reason for every value out.
+
+Read :func:`plan_unet` first; every step of it is one rule of ``geometry``, ``topology``, ``fitting``,
+``low_resolution`` or ``recipe``. ``docs/planning.md`` lists the rules with formulas, sources and a worked example.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planners import recipe
+from planners.decision import Decision, assemble, byte_size, cases, times
+from planners.fingerprint import Fingerprint
+from planners.fitting import Fit, Limits, MisfitError, choose_batch_size, explain_patch, fit_patch
+from planners.geometry import axis_order, median_resampled_shape, reorder, target_spacing
+from planners.labels import Labels
+from planners.low_resolution import find_low_resolution
+from planners.memory import StepBytes, step_bytes
+from planners.plan import Configuration, Input, MemoryBudget, Plan, Reason
+from planners.presets import DEFAULT, Preset, explain_architecture
+from planners.records import PlanError
+
+Explained = tuple[Configuration, tuple[Reason, ...]]
+"""A configuration and the reasons of its values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What all configurations of one plan share.
+
+    Attributes:
+        fingerprint: the facts.
+        limits: preset, budget, label entries.
+        spacing: target spacing, in the plan's axis order.
+        median_shape: of the cases at that spacing, in the plan's axis order.
+        dataset_voxels: of all training cases at that spacing; 2D counts the whole volumes too.
+    """
+
+    fingerprint: Fingerprint
+    limits: Limits
+    spacing: Decision[tuple[float, ...]]
+    median_shape: tuple[float, ...]
+    dataset_voxels: float
+
+
+def plan_default(fingerprint: Fingerprint, budget: MemoryBudget) -> Plan:
+    """Plan plain U-Nets: ``3d_fullres`` and ``2d`` for volumes, ``2d`` alone for single slices.
+
+    Raises:
+        PlanError: no configuration is possible; the message says the least budget that would do.
+    """
+    return plan_unet(DEFAULT, fingerprint, budget)
+
+
+def plan_unet(preset: Preset, fingerprint: Fingerprint, budget: MemoryBudget) -> Plan:
+    """Plan with the numbers of a preset; raises as :func:`plan_default`."""
+    spacing = target_spacing(fingerprint.spacings_mm, fingerprint.shapes)
+    shape = median_resampled_shape(fingerprint.spacings_mm, fingerprint.shapes, spacing.value)
+    order = axis_order(spacing.value)
+    task = Task(
+        fingerprint=fingerprint,
+        limits=Limits(preset=preset, budget=budget, num_labels=count_label_entries(fingerprint.labels)),
+        spacing=Decision(value=reorder(spacing.value, order.value), rule=spacing.rule, because=spacing.because),
+        median_shape=reorder(shape, order.value),
+        dataset_voxels=math.prod(shape) * fingerprint.num_cases,
+    )
+    configurations, reasons = _plan_configurations(task)
+    return Plan(
+        dataset=fingerprint.dataset,
+        planner=preset.name,
+        budget=budget,
+        axis_order=order.value,
+        channels=fingerprint.channels,
+        labels=fingerprint.labels,
+        configurations=configurations,
+        reasons=(Reason(about="axis_order", rule=order.rule, because=order.because), *reasons),
+    )
+
+
+def count_label_entries(labels: Labels) -> int:
+    """Count the entries that nnU-Net's ``labels`` table would have: background, classes or regions, and ignore."""
+    named = 1 + len(labels.regions) if labels.regions else labels.num_classes
+    return named + (labels.ignore is not None)
+
+
+def explain_bytes(step: StepBytes, budget: MemoryBudget) -> Decision[int]:
+    """Say what a training step should hold at its peak, and warn where that is above the budget."""
+    because = step.wording()
+    if step.total > budget.device_bytes:
+        because += f"; above {byte_size(budget.device_bytes)}: a smaller batch_size or patch_size may be needed"
+    return Decision(value=step.total, rule="step-bytes", because=because)
+
+
+def _plan_configurations(task: Task) -> tuple[tuple[Configuration, ...], tuple[Reason, ...]]:
+    """Plan what the images allow; a configuration that is impossible is left out, with a reason."""
+    wanted: dict[str, Callable[[Task], Explained]] = {"3d_fullres": _plan_3d, "2d": _plan_2d}
+    slices = task.median_shape[0]
+    why = f"3D and 2D: the median case has {times([slices])} slices"
+    if slices == 1:
+        del wanted["3d_fullres"]
+        why = "2D alone: the median case has one slice"
+    reasons = [Reason(about="configurations", rule="slices-or-volumes", because=why)]
+    made, misfits = [], {}
+    for name, plan in wanted.items():
+        try:
+            made.append(plan(task))
+        except MisfitError as error:
+            misfits[name] = error
+            reasons.append(Reason(about="configurations", rule="left-out", because=f"{name} is left out: {error}"))
+    if not made:
+        raise _nothing_fits(misfits, task)
+    return tuple(configuration for configuration, _ in made), (*reasons, *(why for _, whys in made for why in whys))
+
+
+def _nothing_fits(misfits: dict[str, MisfitError], task: Task) -> PlanError:
+    dataset = task.fingerprint.dataset
+    name, nearest = min(misfits.items(), key=lambda item: item[1].least_bytes or math.inf)
+    if nearest.least_bytes is None:
+        return PlanError(f"no plan is possible for {dataset}: {nearest}. Give the images more voxels")
+    return PlanError(
+        f"no plan is possible for {dataset} within {task.limits.budget.device_bytes:,} bytes; {name} is possible with "
+        f"{nearest.least_bytes:,}. Give a budget of at least that"
+    )
+
+
+def _plan_3d(task: Task) -> Explained:
+    fit = fit_patch(task.limits, task.spacing.value, task.median_shape)
+    low = find_low_resolution(fit, task.limits, task.spacing.value, task.median_shape)
+    batch_dice = Decision(value=low.value is not None, rule=low.rule, because=low.because)
+    return _configure("3d_fullres", task, fit, batch_dice)
+
+
+def _plan_2d(task: Task) -> Explained:
+    because = f"median of {cases(len(task.fingerprint.shapes))}, within the plane; slices stay as they are"
+    spacing = Decision(value=task.spacing.value[1:], rule="median-spacing", because=because)
+    plane = replace(task, spacing=spacing, median_shape=task.median_shape[1:])
+    fit = fit_patch(task.limits, spacing.value, plane.median_shape)
+    pooled = "a single slice often lacks a class"
+    batch_dice = Decision(value=True, rule="slices-pool-the-batch", because=pooled)
+    return _configure("2d", plane, fit, batch_dice)
+
+
+def _configure(name: str, task: Task, fit: Fit, batch_dice: Decision[bool]) -> Explained:
+    """Bring one configuration's decisions together."""
+    fingerprint, budget, patch = task.fingerprint, task.limits.budget, fit.patch_size
+    image = Input(channels=len(fingerprint.channels))
+    normalization = recipe.normalizations(fingerprint.channels)
+    batch_size = choose_batch_size(fit, task.limits, task.dataset_voxels)
+    target, why_target = recipe.semantic_target(fingerprint.labels, f"{name}.target")
+    step = step_bytes(fit.architecture, patch, batch_size.value, image.channels, target.num_outputs)
+    measured = "median of the cases at that spacing, after cropping to nonzero"
+    decisions: dict[str, Decision[Any]] = {
+        "spacing_mm": task.spacing,
+        "median_shape": Decision(value=task.median_shape, rule="median-shape", because=measured),
+        "patch_size": explain_patch(fit, task.limits),
+        "output_size": Decision(value=patch, rule="same-as-patch", because="convolutions pad, so no voxel is lost"),
+        "batch_size": batch_size,
+        "inputs": Decision(value=(image,), rule="all-channels", because=f"the channels of the image: {image.channels}"),
+        "normalization": normalization,
+        "use_mask_for_norm": recipe.masks(normalization.value, fingerprint.cropped_fraction),
+        "resampling": recipe.resampling(task.spacing.value),
+        "estimated_bytes": explain_bytes(step, budget),
+    }
+    parts = {
+        "name": (name, ()),
+        "target": (target, why_target),
+        "architecture": (
+            fit.architecture,
+            explain_architecture(task.limits.preset, fit.topology, f"{name}.architecture"),
+        ),
+        "training": recipe.training(patch, batch_dice, f"{name}.training"),
+    }
+    return assemble(Configuration, name, decisions, parts)

@@ -1,0 +1,97 @@
+"""Fingerprints and plans that the planners' tests share."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan
+
+KEPT = Path(__file__).parent / "kept_plans.json"
+
+MakeFingerprint = Callable[..., Fingerprint]
+
+
+def name_labels(*names: str) -> Labels:
+    return Labels(classes=tuple(LabelClass(name=name, value=value) for value, name in enumerate(names)))
+
+
+def fingerprint_like_hippocampus(**changes: Any) -> Fingerprint:
+    """The small isotropic example of the documents, but for the changes."""
+    facts: dict[str, Any] = {
+        "dataset": "hippocampus",
+        "channels": (Channel(name="MRI"),),
+        "labels": name_labels("background", "anterior", "posterior"),
+        "num_cases": 208,
+        "spacings_mm": ((1.0, 1.0, 1.0),) * 208,
+        "shapes": ((36, 50, 35),) * 208,
+    }
+    return Fingerprint(**{**facts, **changes})
+
+
+def fingerprint_like_prostate() -> Fingerprint:
+    """Thick slices: the anisotropic example of the documents."""
+    return fingerprint_like_hippocampus(
+        dataset="prostate",
+        channels=(Channel(name="T2"), Channel(name="ADC")),
+        labels=name_labels("background", "peripheral", "transition"),
+        num_cases=32,
+        spacings_mm=((3.6, 0.625, 0.625),) * 32,
+        shapes=((20, 320, 319),) * 32,
+    )
+
+
+def fingerprint_like_retina() -> Fingerprint:
+    """A 2D dataset of RGB images."""
+    return fingerprint_like_hippocampus(
+        dataset="retina",
+        channels=tuple(Channel(name=name) for name in "RGB"),
+        labels=name_labels("background", "vessel"),
+        num_cases=20,
+        spacings_mm=((999.0, 1.0, 1.0),) * 20,
+        shapes=((1, 584, 565),) * 20,
+    )
+
+
+def read_kept(entry: dict[str, Any]) -> tuple[Fingerprint, MemoryBudget]:
+    facts = entry["fingerprint"]
+    fingerprint = Fingerprint(
+        dataset=facts["family"],
+        channels=tuple(Channel(name=name) for name in facts["channel_names"]),
+        labels=name_labels(*(f"class_{index}" for index in range(facts["n_label_values"]))),
+        num_cases=facts["n_training_cases"],
+        spacings_mm=tuple(tuple(spacing) for spacing in facts["spacings_mm"]),
+        shapes=tuple(tuple(shape) for shape in facts["shapes_voxels"]),
+        cropped_fraction=facts["median_relative_size_after_cropping"],
+    )
+    return fingerprint, MemoryBudget(device_bytes=round(entry["gpu_memory_gb"] * 1e9))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``kept`` on every kept plan, named by dataset and memory."""
+    if "kept" in metafunc.fixturenames:
+        entries = json.loads(KEPT.read_text())
+        ids = [f"{entry['fingerprint']['family']}-{entry['gpu_memory_gb']:g}GB" for entry in entries]
+        metafunc.parametrize("kept", [(*read_kept(entry), entry["plan"]) for entry in entries], ids=ids)
+
+
+@pytest.fixture
+def make_fingerprint() -> MakeFingerprint:
+    return fingerprint_like_hippocampus
+
+
+@pytest.fixture
+def hippocampus() -> Plan:
+    return PLANNERS["default"](fingerprint_like_hippocampus(), MemoryBudget())
+
+
+@pytest.fixture
+def prostate() -> Plan:
+    return PLANNERS["default"](fingerprint_like_prostate(), MemoryBudget())
+
+
+@pytest.fixture
+def retina() -> Plan:
+    return PLANNERS["default"](fingerprint_like_retina(), MemoryBudget(device_bytes=6 * 10**9))

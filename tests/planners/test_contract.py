@@ -1,0 +1,153 @@
+"""What every planner owes, run over the table ``PLANNERS``: on kept, hand-made and seeded fingerprints."""
+
+import ast
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import planners
+from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError
+from planners.geometry import axis_order, first_patch, median_resampled_shape, reorder, target_spacing
+from planners.memory import feature_map_elements
+from planners.presets import DEFAULT
+from planners.records import dumps, from_json, to_json
+from planners.topology import topology
+from planners.unet import count_label_entries
+
+PRESETS = {"default": DEFAULT}
+"""The numbers behind each planner of the table: a planner added there is added here."""
+
+sizes = st.sampled_from([1, 3, 7, 12, 20, 35, 48, 64, 100, 155, 240, 512, 900])
+
+
+@st.composite
+def fingerprints(draw: st.DrawFn) -> Fingerprint:
+    """Datasets of all kinds: flat, thick-sliced, tiny, huge, with mixed spacings."""
+    count = draw(st.integers(1, 4))
+    scale = [draw(st.sampled_from([0.005, 0.3, 0.7, 1.0, 1.25, 3.0, 6.0])) for _ in range(3)]
+    shape = [draw(sizes) for _ in range(3)]
+    jitter = st.floats(0.8, 1.25)
+    num_classes = draw(st.integers(2, 30))
+    return Fingerprint(
+        dataset="seeded",
+        channels=tuple(Channel(name=draw(st.sampled_from(["CT", "MRI", "noNorm", "R"]))) for _ in range(count % 3 + 1)),
+        labels=Labels(
+            classes=tuple(LabelClass(name=str(value), value=3 * value) for value in range(num_classes)),
+            ignore=draw(st.sampled_from([None, 255])),
+        ),
+        num_cases=draw(st.integers(1, 500)),
+        spacings_mm=tuple((*(size * draw(jitter) for size in scale),) for _ in range(count)),  # type: ignore[misc]
+        shapes=tuple((*(math.ceil(size * draw(jitter)) for size in shape),) for _ in range(count)),  # type: ignore[misc]
+        cropped_fraction=draw(st.floats(0.1, 1.0)),
+    )
+
+
+def resolve(place: Any, steps: list[str]) -> list[Any]:
+    """All values a reason is about; a step into a list goes into each of its entries."""
+    if not steps:
+        return [place]
+    if isinstance(place, list) and not steps[0].isdigit():
+        return [found for item in place for found in resolve(item, steps)]
+    return resolve(place[int(steps[0]) if isinstance(place, list) else steps[0]], steps[1:])
+
+
+def is_too_small(fingerprint: Fingerprint) -> bool:
+    """No axis can be halved, neither of the volume nor of its slices."""
+    spacing = target_spacing(fingerprint.spacings_mm, fingerprint.shapes).value
+    order = axis_order(spacing).value
+    shape = reorder(median_resampled_shape(fingerprint.spacings_mm, fingerprint.shapes, spacing), order)
+    volume = topology(reorder(spacing, order), first_patch(reorder(spacing, order), shape))
+    plane = topology(reorder(spacing, order)[1:], first_patch(reorder(spacing, order)[1:], shape[1:]))
+    return len(plane.strides) == 1 and (shape[0] == 1 or len(volume.strides) == 1)
+
+
+def check_plan(name: str, plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget) -> None:
+    assert plan.planner == name
+    assert plan.budget == budget
+    assert from_json(Plan, json.loads(dumps(plan))) == plan
+    check_reasons(plan)
+    for item in plan.configurations:
+        for axis, size in enumerate(item.patch_size):
+            assert size % math.prod(stage.stride[axis] for stage in item.architecture.stages) == 0
+        assert item.target.num_outputs == fingerprint.labels.num_classes
+        assert sum(output.loss_weight for output in item.architecture.outputs) == pytest.approx(1)
+        assert item.training.validation_steps * 5 == item.training.steps_per_epoch
+        assert item.estimated_bytes > 0
+        check_budget(name, item.name, plan)
+
+
+def check_budget(name: str, configuration: str, plan: Plan) -> None:
+    """Within budget by the planner's own measure (it rounds the batch to the nearest), or at its smallest batch."""
+    item, preset = plan.configuration(configuration), PRESETS[name]
+    elements = feature_map_elements(item.architecture, item.patch_size, count_label_entries(plan.labels))
+    scale = preset.scale(item.dimensions)
+    allowed = preset.element_budget(item.dimensions, plan.budget.device_bytes)
+    assert elements / scale.reference_batch * scale.shrink_batch <= allowed
+    if item.batch_size > preset.min_batch:
+        assert elements / scale.reference_batch * (item.batch_size - 0.5) <= allowed * (1 + 1e-12)
+
+
+def check_reasons(plan: Plan) -> None:
+    """Every decision has a reason, every reason is about a value of the plan."""
+    values: dict[str, Any] = {item.name: to_json(item) for item in plan.configurations}
+    values |= {"axis_order": list(plan.axis_order), "configurations": list(values)}
+    abouts = {reason.about for reason in plan.reasons}
+    for reason in plan.reasons:
+        assert reason.rule
+        assert reason.because
+        assert resolve(values, reason.about.split("."))
+    for item in plan.configurations:
+        for field in set(to_json(item)) - {"name", "previous"}:
+            place = f"{item.name}.{field}"
+            assert any(about == place or about.startswith(place + ".") for about in abouts), place
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_kept_fingerprints(name: str, kept: tuple[Fingerprint, MemoryBudget, Any]) -> None:
+    fingerprint, budget, _ = kept
+    check_plan(name, PLANNERS[name](fingerprint, budget), fingerprint, budget)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(fingerprint=fingerprints(), gigabytes=st.sampled_from([0.05, 1.0, 8.0, 40.0]))
+def test_seeded_fingerprints(name: str, fingerprint: Fingerprint, gigabytes: float) -> None:
+    budget = MemoryBudget(device_bytes=int(gigabytes * 1e9))
+    if is_too_small(fingerprint):
+        with pytest.raises(PlanError, match="too small for a network of two stages"):
+            PLANNERS[name](fingerprint, budget)
+        return
+    plan = PLANNERS[name](fingerprint, budget)
+    assert PLANNERS[name](fingerprint, budget) == plan
+    check_plan(name, plan, fingerprint, budget)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(fingerprint=fingerprints())
+def test_the_least_budget_named_is_the_least(name: str, fingerprint: Fingerprint) -> None:
+    with pytest.raises(PlanError) as fault:
+        PLANNERS[name](fingerprint, MemoryBudget(device_bytes=0))
+    if "too small" in str(fault.value):
+        return
+    least = int(str(fault.value).split(" is possible with ")[1].split(".")[0].replace(",", ""))
+    assert PLANNERS[name](fingerprint, MemoryBudget(device_bytes=least)).configurations
+    with pytest.raises(PlanError, match="Give a budget of at least that"):
+        PLANNERS[name](fingerprint, MemoryBudget(device_bytes=least - 1))
+
+
+def test_planners_import_only_the_standard_library_and_numpy() -> None:
+    folder = Path(planners.__file__).parent
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for top in {name.split(".")[0] for name in names}:
+                assert top in {"numpy", "planners"} or top in sys.stdlib_module_names, f"{path.name} imports {top}"
+                assert top not in {"random", "time", "datetime", "os", "pathlib", "io"}, f"{path.name} imports {top}"

@@ -1,0 +1,114 @@
+"""The command line keeps its promises: options, exit codes, one-line messages, help that works, a quick start."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoseg import cli
+
+SOURCE = {"dataset", "--images", "--labels", "--test", "--group-by"}
+PLANNING = {"--budget", "--planner", "--set"}
+TRAINING = {"--configurations", "--folds", "--epochs", "--steps-per-epoch", "--seed", "--device", "--precision"}
+FROZEN = {
+    "demo": {"--out", *TRAINING},
+    "run": {"--out", "--until", "--plan", *SOURCE, *PLANNING, *TRAINING},
+    "check": SOURCE,
+    "plan": {"--fingerprint", "--out", "--json", *SOURCE, *PLANNING},
+    "train": {"run", "configuration", "fold"},
+    "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--device"},
+    "evaluate": {"predictions", "labels", "--json"},
+    "report": {"run"},
+}
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    parser = cli.build_parser()
+    action = next(item for item in parser._actions if isinstance(item, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def test_options_are_frozen() -> None:
+    found = {}
+    for name, parser in verbs().items():
+        names = {action.option_strings[-1] if action.option_strings else action.dest for action in parser._actions}
+        found[name] = names - {"--help", "--debug"}
+    assert found == FROZEN, "an option was added or removed: extend this list on purpose"
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_help_examples_parse(name: str) -> None:
+    examples = re.findall(r"^  autoseg (.+)$", cli.VERB_EXAMPLES[name], flags=re.MULTILINE)
+    assert examples
+    for line in examples:
+        assert cli.build_parser().parse_args(line.split()).verb == name
+
+
+def test_general_help_examples_parse() -> None:
+    lines = re.findall(r"^  autoseg (\S.*?)(?:\s{2,}.*)?$", cli.EXAMPLES, flags=re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        cli.build_parser().parse_args(line.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "no/such/folder"], "no/such/folder"),
+        (["check"], "no dataset given"),
+        (["run", "x", "--budget", "lots"], "budget 'lots' is no amount of memory"),
+        (["run", "x", "--folds", "one"], "folds 'one' are not numbers"),
+        (["plan", "--fingerprint", "missing.json"], "missing.json does not exist"),
+        (["report", "no/such/run"], "no/such/run"),
+        (["predict", "no/such/run", "images", "out"], "no/such/run"),
+        (["evaluate", "no/such/a", "no/such/b"], "no/such"),
+    ],
+)
+def test_user_faults_are_one_message_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert not list(tmp_path.iterdir()), "a failed start leaves nothing behind"
+
+
+def test_own_fault_is_exit_code_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.VERBS, "report", lambda _: 1 / 0)
+    assert cli.main(["report", "x"]) == 1
+    assert "fault in autoseg: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "report", interrupt)
+    assert cli.main(["report", "x"]) == 130
+    assert "Go on with the same command: autoseg report x" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.VERBS, "report", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["report", "x", "--debug"])
+
+
+HEAVY = ("torch", "numpy", "SimpleITK", "scipy", "rich", "matplotlib")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    show = f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    code = f"import sys; from autoseg import cli; cli.main([]); {show}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "autoseg demo" in done.stdout

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoseg.errors import RunFolderError
+from autoseg.run_folder import FoldFolder
+from autoseg.training.fold_state import Counters, append_progress, identity, load_state, read_progress, save_state
+
+
+def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 2, 1))
+    return network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+
+def steps(network: torch.nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    for index in range(first, last):
+        generator = torch.Generator().manual_seed(index)
+        optimizer.zero_grad()
+        network(torch.randn(2, 1, 8, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
+
+
+def test_going_on_from_a_saved_state_equals_never_having_stopped(tmp_path: Path) -> None:
+    whole, optimizer = make()
+    steps(whole, optimizer, 0, 6)
+    first, optimizer = make()
+    steps(first, optimizer, 0, 3)
+    counters = Counters(epoch=1, step=2, loss_sum=0.1 + 0.2, ema_dice=1 / 3)
+    save_state(tmp_path / "state", first, optimizer, counters)
+    second, optimizer = make()
+    assert load_state(tmp_path / "state", second, optimizer) == counters
+    steps(second, optimizer, 3, 6)
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    network, optimizer = make()
+    path = tmp_path / "state.safetensors"
+    save_state(path, network, optimizer, Counters())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunFolderError, match=r"state\.safetensors cannot be used: .*Delete its folder"):
+        load_state(path, network, optimizer)
+
+
+def test_progress_lines_after_a_kill_are_replaced(tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path)
+    for epoch in (0, 1, 2, 1):
+        append_progress(folder, {"epoch": epoch, "mean_dice": epoch / 10})
+    assert [row["epoch"] for row in read_progress(folder)] == [0, 1]
+
+
+def test_identity_forgets_the_number_of_epochs_alone() -> None:
+    base = {"batch_size": 2, "estimated_bytes": 5, "training": {"epochs": 10, "seed": 0}}
+    longer = {"batch_size": 2, "estimated_bytes": 6, "training": {"epochs": 20, "seed": 0}}
+    seeded = {"batch_size": 2, "estimated_bytes": 5, "training": {"epochs": 10, "seed": 1}}
+    assert identity(base, ["a"]) == identity(longer, ["a"])
+    assert identity(base, ["a"])[0] != identity(seeded, ["a"])[0]
+    assert identity(base, ["a"])[1] != identity(base, ["b"])[1]
