@@ -76,7 +76,7 @@ def predict(model: "str | PathLike[str]", image: Any, **options: Any) -> Any:
 
 
 def evaluate(predictions: "str | PathLike[str]", labels: "str | PathLike[str]") -> Any:
-    """Compare a folder of predictions with a folder of labels; gives an ``evaluation.overlap.Scores``."""
+    """Compare a folder of predictions with a folder of labels; gives an ``evaluation.folders.FolderComparison``."""
     from autoseg import pipeline
 
     return pipeline.evaluate(predictions, labels)

@@ -76,8 +76,9 @@ def run(source: DatasetSource, options: RunOptions) -> RunFolder:
         started = time.monotonic()
         for number, (name, stage) in enumerate(stages.items(), start=1):
             say(f"[{number}/{len(stages)}] {name}")
-            work.run.log("stage", name=name)
+            began = time.monotonic()
             stage(work)
+            work.run.log("stage", name=name, seconds=round(time.monotonic() - began, 3))
             if options.until == name:
                 say(f"stopped after {name}, as asked. The same command without --until goes on")
                 return work.run
@@ -298,25 +299,32 @@ def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
 
 
 def evaluate(predictions: Any, labels: Any) -> Any:
-    """Compare two folders of label maps; gives ``evaluation.overlap.Scores``."""
+    """Compare two folders of label maps; gives an ``evaluation.folders.FolderComparison``."""
     from autoseg.evaluation.folders import evaluate_folders
 
     return evaluate_folders(Path(predictions), Path(labels))
 
 
 def evaluate_and_print(predictions: Path, labels: Path, *, as_json: bool) -> None:
-    """Compare two folders and print a table, or the record."""
-    from autoseg.evaluation.overlap import scores_table
+    """Compare two folders and print a table, or the record.
 
-    scores = evaluate(predictions, labels)
-    print(records.dumps(scores) if as_json else scores_table(scores), end="" if as_json else "\n")
+    Raises:
+        DatasetError: some files could not be compared; what could is printed.
+    """
+    comparison = evaluate(predictions, labels)
+    print(records.dumps(comparison) if as_json else comparison.text(), end="" if as_json else "\n")
+    if comparison.problems:
+        raise DatasetError(f"{len(comparison.problems)} files could not be compared; see the list")
 
 
 def report(run_folder: Path) -> Path:
     """Write the page of a run from its records."""
     from autoseg.report import write_report
 
-    return write_report(RunFolder(run_folder))
+    folder = RunFolder(run_folder)
+    if not folder.run_file.exists():
+        raise RunFolderError(f"{run_folder} is no run folder: it holds no run.json. Name one that `autoseg run` made")
+    return write_report(folder)
 
 
 def demo(given: Mapping[str, Any]) -> RunFolder:
@@ -343,8 +351,11 @@ def _files(case: Case) -> CaseFiles:
 
 
 def _versions() -> dict[str, str]:
-    names = ("autoseg", "torch", "numpy", "scipy", "SimpleITK")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    from autoseg import __version__
+
+    names = ("torch", "numpy", "scipy", "SimpleITK")
+    versions = {name: metadata.version(name) for name in names}
+    return {"autoseg": __version__, "python": platform.python_version(), **versions}
 
 
 def _hardware() -> dict[str, str]:

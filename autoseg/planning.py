@@ -73,12 +73,12 @@ def decide(run: RunFolder, fingerprint: Fingerprint, options: RunOptions) -> Pla
     else:
         say("  what the plan was made from has changed; planned anew")
         plan = make_plan(fingerprint, options)
-    # The digests of the plan before and after go first: a kill between the two writes then looks like neither's edit.
-    ours = " ".join(records.digest(item) for item in (existing, plan) if item is not None)
-    made_from = {**record.made_from, "plan.json": source, WRITTEN: ours}
-    run.write(dataclasses.replace(record, made_from=made_from), run.run_file)
     if plan != existing:
+        # Both digests stand in the record while the file changes: a kill in between then looks like nobody's edit.
+        ours = " ".join(records.digest(item) for item in (existing, plan) if item is not None)
+        run.change_record(made_from={**record.made_from, WRITTEN: ours})
         run.write(plan, run.plan_file)
+    run.change_record(made_from={**record.made_from, "plan.json": source, WRITTEN: records.digest(plan)})
     for reason in plan.reasons:
         run.log("decision", about=reason.about, rule=reason.rule, because=reason.because)
     return plan

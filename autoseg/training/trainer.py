@@ -26,7 +26,6 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import duration, finish_time, meter, say
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.targets import make_target
-from autoseg.training.augmentation_batchgenerators import augmented_batches
 from autoseg.training.fold_state import Counters, append_progress, load_state, read_progress, save_state
 from autoseg.training.sampling import Batch, BatchSource, prefetch
 from autoseg.training.schedule import learning_rate
@@ -216,6 +215,8 @@ class FoldTrainer:
 
     def _batches(self, source: BatchSource, epoch: int, steps: range) -> Any:
         if self.training.augmentation.backend == "batchgenerators":
+            from autoseg.training.augmentation_batchgenerators import augmented_batches
+
             return augmented_batches(source, epoch, steps, self.compute.device)
         return prefetch(source, epoch, steps, self.compute.device)
 

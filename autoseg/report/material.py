@@ -1,0 +1,147 @@
+"""Material: what a run folder holds for its page. A piece that is missing is noted, never an error."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autoseg.errors import AutosegError
+from autoseg.evaluation.overlap import Scores, merge
+from autoseg.evaluation.selection import Choice, candidate_name
+from autoseg.run_folder import FoldFolder, RunFolder, RunRecord
+from planners.plan import Plan
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldMaterial:
+    """One trained fold of one configuration: its files, its rows per epoch, its scores."""
+
+    configuration: str
+    fold: str
+    folder: FoldFolder
+    rows: tuple[dict[str, Any], ...]
+    scores: Scores | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Everything the page is made of.
+
+    Attributes:
+        run: the run folder.
+        record, plan, choice: None where the file is missing or cannot be read.
+        folds: in the order of configurations, then folds.
+        scores: out-of-fold scores of the best there is, or None.
+        scored: what ``scores`` belong to, for people.
+        log: rows of ``log.jsonl``.
+        missing: what is not there and what would make it.
+    """
+
+    run: RunFolder
+    record: RunRecord | None
+    plan: Plan | None
+    choice: Choice | None
+    folds: tuple[FoldMaterial, ...]
+    scores: Scores | None
+    scored: str
+    log: tuple[dict[str, Any], ...]
+    missing: tuple[str, ...]
+
+    @property
+    def configurations(self) -> tuple[str, ...]:
+        """Names of the configurations with a trained fold, in order."""
+        return tuple(dict.fromkeys(item.configuration for item in self.folds))
+
+    @property
+    def fold_of_case(self) -> dict[str, str]:
+        """In which fold each case was validated."""
+        return {row.case: item.fold for item in self.folds if item.scores is not None for row in item.scores.cases}
+
+
+def gather(run: RunFolder) -> Material:
+    """Read all records of a run that are there."""
+    missing: list[str] = []
+    record = _read(run, RunRecord, run.run_file, "written when a run starts", missing)
+    plan = _read(run, Plan, run.plan_file, "written by the plan stage", missing)
+    choice = _read(run, Choice, run.choice_file, "written after the folds are trained", missing)
+    folds = _folds(run, plan, missing)
+    scores, scored = _scores(run, choice, folds, missing)
+    return Material(
+        run=run,
+        record=record,
+        plan=plan,
+        choice=choice,
+        folds=folds,
+        scores=scores,
+        scored=scored,
+        log=read_rows(run.log_file),
+        missing=tuple(missing),
+    )
+
+
+def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
+    """Read a file of one JSON object per line; what is no JSON (a line cut off by a kill) is left out."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return tuple(rows)
+
+
+def _read(run: RunFolder, kind: type[Record], path: Path, made: str, missing: list[str]) -> Record | None:
+    if not path.exists():
+        missing.append(f"{path.relative_to(run.root)} is not there; it is {made}.")
+        return None
+    try:
+        return run.read(kind, path)
+    except AutosegError as fault:
+        missing.append(str(fault))
+        return None
+
+
+def _folds(run: RunFolder, plan: Plan | None, missing: list[str]) -> tuple[FoldMaterial, ...]:
+    planned = [item.name for item in plan.configurations] if plan is not None else []
+    found = sorted((run.root / "folds").glob("*/fold_*"), key=lambda path: _order(path, planned))
+    folds = []
+    for path in found:
+        fold = path.name.removeprefix("fold_")
+        folder = run.fold(path.parent.name, fold)
+        rows = read_rows(folder.progress)
+        if not rows:
+            missing.append(f"{folder.progress.relative_to(run.root)} holds no finished epoch yet.")
+        scores = None
+        if fold != "all-data":
+            scores = _read(run, Scores, folder.scores, "written when the fold is trained", missing)
+        folds.append(FoldMaterial(configuration=path.parent.name, fold=fold, folder=folder, rows=rows, scores=scores))
+    if not folds:
+        missing.append("folds/ holds no trained fold; it is filled by the training stage.")
+    return tuple(folds)
+
+
+def _order(path: Path, planned: list[str]) -> tuple[int, str, int, str]:
+    configuration, fold = path.parent.name, path.name.removeprefix("fold_")
+    place = planned.index(configuration) if configuration in planned else len(planned)
+    return place, configuration, int(fold) if fold.isdigit() else 1 << 30, fold
+
+
+def _scores(
+    run: RunFolder, choice: Choice | None, folds: tuple[FoldMaterial, ...], missing: list[str]
+) -> tuple[Scores | None, str]:
+    """Take the scores of the choice; without them those of one configuration, before postprocessing."""
+    if choice is not None and run.scores_file.exists():
+        scores = _read(run, Scores, run.scores_file, "written with the choice", missing)
+        if scores is not None:
+            rules = ", after postprocessing" if choice.postprocessing else ""
+            return scores, candidate_name(choice.configurations) + rules
+    wanted = [*(choice.configurations if choice is not None else ()), *(item.configuration for item in folds)]
+    for name in wanted:
+        parts = [item.scores for item in folds if item.configuration == name and item.scores is not None]
+        if len({part.structures for part in parts}) == 1:
+            return merge(parts), f"{name}, before postprocessing"
+    return None, ""

@@ -1,0 +1,172 @@
+"""Page: whole, self-contained, honest about what is missing, and made without torch."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import autoseg.report
+from autoseg.report import write_report
+from autoseg.run_folder import RunFolder
+from planners.labels import LabelClass, Labels, Region
+
+VOID = {"meta", "link", "input", "br", "img"}
+LIMIT_BYTES = 3_000_000
+
+
+class Page(HTMLParser):
+    """Reads a page, checks that its elements nest, and keeps its text and attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def page_of(run: RunFolder) -> Page:
+    path = write_report(run)
+    assert path == run.report_file
+    assert path.stat().st_size <= LIMIT_BYTES
+    return Page(path.read_text())
+
+
+def test_page_of_a_finished_run_has_everything(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run()
+    page = page_of(run)
+    for part in (
+        "Hippocampus <demo>",
+        "10 cases, 1 channel (MRI), 2 classes to find.",
+        "2 folds of 3d_fullres",
+        "anterior",
+        "Candidates, before postprocessing",
+        "2d + 3d_fullres chosen",
+        "only the largest component is kept of: all foreground",
+        "against 3d_fullres",
+        "patch size",
+        "How the cases are spread",
+        "The lowest cases",
+        "second worst",
+        "0.104 s",
+        "first start 1 August 2026, 09:30",
+        "torch 2.13.0",
+        "image is constant in 2 of 14 slices",
+        "training steps skipped, because their loss was not finite: 1 time;",
+        "1 h 27 min",
+    ):
+        assert part in page.text, part
+    assert "Not in this page" not in page.text
+    for word in ("nan", "None", "inf ", "Undefined"):
+        assert not re.search(rf"\b{word}\b", page.text), word
+
+
+def test_page_is_self_contained_and_accessible(make_run: Callable[..., RunFolder]) -> None:
+    page = page_of(make_run(num_cases=5))
+    assert not [item for item in page.attributes if item[0] in ("script", "iframe", "object")]
+    for _, name, value in page.attributes:
+        if name in ("href", "src"):
+            assert value.startswith(("#", "data:")), value
+        assert not name.startswith("on")
+    style = Path(autoseg.report.__file__).with_name("report.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+    drawings = [value for tag, name, value in page.attributes if tag == "svg" and name == "role"]
+    labels = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
+    assert len(drawings) == len(labels) > 10
+    assert all(labels)
+    anchors = {value[1:] for tag, name, value in page.attributes if tag == "a" and name == "href"}
+    assert anchors <= {value for _, name, value in page.attributes if name == "id"}
+
+
+def test_page_of_an_empty_folder_states_what_is_missing(tmp_path: Path) -> None:
+    page = page_of(RunFolder(tmp_path / "new"))
+    for part in (
+        "No case has been scored yet",
+        "There is no plan yet",
+        "run.json is not there",
+        "folds/ holds no trained fold",
+    ):
+        assert part in page.text, part
+
+
+@pytest.mark.parametrize("gone", ["run.json", "plan.json", "choice.json", "scores.json", "folds", "log.jsonl"])
+def test_page_does_without_any_one_piece(make_run: Callable[..., RunFolder], gone: str) -> None:
+    run = make_run(num_cases=4, num_epochs=3)
+    path = run.root / gone
+    path.rename(run.root / "away")
+    page = page_of(run)
+    if gone not in ("scores.json", "log.jsonl"):
+        assert f"{gone.removesuffix('.json')}" in page.text.partition("Not in this page")[2]
+    if gone == "scores.json":
+        assert "before postprocessing" in page.text
+
+
+def test_damaged_records_are_stated(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(num_cases=4, num_epochs=3)
+    run.choice_file.write_text('{"configurations": ["2d"]}')
+    run.plan_file.write_text("{")
+    progress = run.fold("2d", 0).progress
+    progress.write_text(progress.read_text() + '{"epoch": 3, "train_lo')
+    page = page_of(run)
+    notes = page.text.partition("Not in this page")[2]
+    assert "$.folds is missing" in notes
+    assert "plan.json is not JSON" in notes
+    assert "3 epochs" in page.text
+
+
+def test_regions_and_absent_classes_are_named(make_run: Callable[..., RunFolder]) -> None:
+    classes = tuple(LabelClass(name=name, value=i) for i, name in enumerate(("background", "core", "rim", "cyst")))
+    regions = (Region(name="whole", values=(1, 2, 3)), Region(name="cyst only", values=(3,)))
+    labels = Labels(classes=classes, regions=regions)
+    page = page_of(make_run(num_cases=4, num_epochs=3, labels=labels))
+    assert "Dice by region" in page.text
+    assert "cyst only" in page.text
+    assert "absent" in page.text
+    assert "class 3" in page.text  # the curves have one line per class here, the regions are two
+
+
+def test_many_classes_fit_the_page(make_run: Callable[..., RunFolder]) -> None:
+    labels = Labels(classes=tuple(LabelClass(name=f"organ {value}", value=value) for value in range(105)))
+    page = page_of(make_run(num_cases=4, num_epochs=3, num_folds=1, configurations=("2d",), labels=labels))
+    assert "and 98 more in the table below" in page.text
+
+
+def test_page_is_made_without_torch_or_pyplot(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(num_cases=4, num_epochs=3)
+    code = (
+        "import sys; from pathlib import Path; from autoseg.report import write_report; "
+        "from autoseg.run_folder import RunFolder; "
+        "before = {'jinja2', 'SimpleITK', 'scipy', 'PIL'} & set(sys.modules); "
+        f"write_report(RunFolder(Path({str(run.root)!r}))); print(sorted(before), "
+        "[name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "[] []"

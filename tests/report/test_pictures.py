@@ -1,0 +1,99 @@
+"""Pictures: which cases and slices are shown, and that a case that cannot be read says why."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.evaluation.overlap import CaseScore
+from autoseg.report.material import gather
+from autoseg.report.pictures import choose_cases, choose_slice, draw_pictures, find_prediction
+from autoseg.run_folder import RunFolder
+
+
+def row(case: str, dice: float | None) -> CaseScore:
+    one = (1,)
+    return CaseScore(
+        case=case,
+        dice=(dice,),
+        iou=(dice,),
+        mean_dice=dice,
+        tp=one,
+        fp=one,
+        fn=one,
+        tn=one,
+        num_predicted=one,
+        num_labelled=one,
+    )
+
+
+def test_best_median_and_worst_are_chosen() -> None:
+    rows = [row(f"c{index}", index / 10) for index in range(1, 10)] + [row("empty", None)]
+    chosen = [(rank, item.case) for rank, item in choose_cases(rows)]
+    assert chosen == [
+        ("best", "c9"),
+        ("median", "c5"),
+        ("worst", "c1"),
+        ("second worst", "c2"),
+        ("third worst", "c3"),
+        ("fourth worst", "c4"),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
+def test_few_cases_are_shown_once_each(count: int) -> None:
+    chosen = [item.case for _, item in choose_cases([row(f"c{index}", 0.5) for index in range(count)])]
+    assert len(chosen) == len(set(chosen)) == count
+
+
+def test_bad_cases_show_their_error_and_good_ones_their_foreground() -> None:
+    foreground, wrong = np.zeros((2, 5, 4, 3), dtype=bool)
+    foreground[1], wrong[3, 0, 0] = True, True
+    assert choose_slice(foreground, wrong, 0, "worst") == (3, "most wrong voxels")
+    assert choose_slice(foreground, wrong, 0, "best") == (1, "most foreground")
+    assert choose_slice(foreground, np.zeros_like(wrong), 0, "second worst") == (1, "most foreground")
+    wrong[2, :, 2] = True
+    assert choose_slice(foreground, wrong, 2, "worst") == (2, "most wrong voxels")
+
+
+def test_pictures_are_drawn_from_the_files_of_the_run(make_run: Callable[..., RunFolder]) -> None:
+    material = gather(make_run(num_cases=9))
+    pictures = draw_pictures(material)
+    assert [item.rank for item in pictures][:3] == ["best", "median", "worst"]
+    assert len(pictures) == 6
+    assert material.scores is not None
+    scores = {row.case: row for row in material.scores.cases}
+    for picture in pictures:
+        assert picture.problem == ""
+        assert picture.image.startswith("data:image/png;base64,")
+        assert picture.mean_dice == f"{scores[picture.case].mean_dice:.3f}"
+        assert picture.case in picture.alt
+        assert picture.label.startswith("M")
+    assert "drawn is the prediction of 3d_fullres alone" in pictures[0].caption
+    assert "along z" in pictures[0].caption
+
+
+def test_the_speck_that_postprocessing_removes_is_not_drawn(make_run: Callable[..., RunFolder]) -> None:
+    material = gather(make_run(num_cases=4, num_folds=1, configurations=("2d",)))
+    assert material.choice is not None
+    assert [rule.name for rule in material.choice.postprocessing] == ["all foreground"]
+    found = find_prediction(material, "case_000")
+    assert found is not None
+    best = next(item for item in draw_pictures(material) if item.case == "case_000")
+    assert "M0 0h2" not in best.prediction
+
+
+def test_what_cannot_be_drawn_says_why(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(num_cases=4, num_folds=1)
+    material = gather(run)
+    assert material.record is not None
+    Path(material.record.cases[0].images[0]).write_bytes(b"broken")
+    Path(str(material.record.cases[1].label)).unlink()
+    for path in (run.root / "folds").rglob("case_002.nii.gz"):
+        path.unlink()
+    problems = {item.case: item.problem for item in draw_pictures(material)}
+    assert "case_000_0000.nii.gz" in problems["case_000"]
+    assert "case_001.nii.gz" in problems["case_001"]
+    assert problems["case_002"] == "its prediction is not in the run folder."
+    assert problems["case_003"] == ""
