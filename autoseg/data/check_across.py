@@ -1,0 +1,175 @@
+"""Problems that show only beside the declared labels and channels, and beside the other cases."""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoseg.data.check_case import CaseFacts
+from autoseg.data.check_problem import Problem, count, problem
+from autoseg.data.io import shape_text
+from planners.labels import Labels
+
+FAR_SPACING = 5.0
+"""A spacing this many times larger or smaller than the median is extreme (assumption; slice thickness in mixed CT
+differs by up to 7, but then the cases scatter, see FAR_DEVIATIONS)."""
+
+FAR_AXIS, FAR_VOXELS = 10.0, 20.0
+"""The same for the voxels along an axis and for all voxels (assumption; 5 and 16 occur among the 244 images of DSB
+2018)."""
+
+FAR_DEVIATIONS = 4.0
+"""And it lies this many robust standard deviations from the median, in logarithms: no outlier where all differ."""
+
+SMALLEST_DEVIATION = 0.1
+"""Robust standard deviation that is assumed at least: 10 %."""
+
+MANY_INSTANCES = 10
+"""Fewer label values than this are classes (assumption)."""
+
+SHOWN = 8
+"""Names listed in one message."""
+
+
+def check_channels(facts: Sequence[CaseFacts], channels: Sequence[str]) -> list[Problem]:
+    """Compare the number of channels of each image with the dataset's."""
+    problems = []
+    for case in facts:
+        if case.num_channels is None or case.num_channels == len(channels):
+            continue
+        kind = "missing-channel" if case.num_channels < len(channels) else "extra-channel"
+        names = ", ".join(channels)
+        found = f"image has {count(case.num_channels, 'channel')}, the dataset has {len(channels)} ({names})"
+        item = problem(kind, case.id, found)
+        problems.append(dataclasses.replace(item, stops=not case.test))
+    return problems
+
+
+def check_values(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
+    """Compare the values of each label file with the declared ones."""
+    problems = []
+    declared = ", ".join(map(str, labels.values))
+    for case in facts:
+        if case.label is None or case.label.looks_like_image:
+            continue
+        strange = [(value, voxels) for value, voxels in case.label.values if value not in labels.values]
+        if strange:
+            shown = ", ".join(f"{value} ({count(voxels, 'voxel')})" for value, voxels in strange[:SHOWN])
+            more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+            found = f"label value {shown}{more} is not declared (declared: {declared}) in {case.label_file}"
+            problems.append(problem("undeclared-label", case.id, found))
+    return problems
+
+
+def check_classes(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
+    """Look for classes that few cases show, and for values that number objects."""
+    annotated = [case for case in facts if case.label is not None and not case.label.looks_like_image]
+    if not annotated:
+        return []
+    present = Counter(value for case in annotated for value, _ in (case.label.values if case.label else ()))
+    foreground = list(labels.classes[1:])
+    if not any(present[item.value] for item in foreground):
+        return [problem("no-foreground", None, f"{count(len(annotated), 'label file')} hold background alone")]
+    instances = [] if labels.instance_classes else _instances(annotated)
+    if instances:
+        return instances
+    rare = [item for item in foreground if 2 * present[item.value] < len(annotated)]
+    if not rare:
+        return []
+    shown = ", ".join(f"{item.name} (in {present[item.value]})" for item in rare[:SHOWN])
+    more = f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else ""
+    found = f"of {len(annotated)} cases, less than half show {shown}{more}"
+    return [problem("rare-class", None, found)]
+
+
+def _instances(annotated: Sequence[CaseFacts]) -> list[Problem]:
+    """Recognise numbers of objects: values that occur in one case each, or single pieces whose number varies."""
+    values = [{value for value, _ in case.label.values if value != 0} for case in annotated if case.label]
+    numbers = [len(found) for found in values]
+    counts = Counter(value for found in values for value in found)
+    if len(counts) < MANY_INSTANCES:
+        return []
+    once = sum(count == 1 for count in counts.values())
+    in_one_each = len(annotated) > 3 and once >= 0.8 * len(counts)
+    alike = [case.label.looks_like_instances for case in annotated if case.label and len(case.label.values) > 1]
+    varying = len(numbers) == 1 or float(np.std(numbers)) >= 0.25 * float(np.mean(numbers))
+    if not (in_one_each or (2 * sum(alike) >= len(alike) and varying)):
+        return []
+    span = str(min(numbers)) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+    found = (
+        f"{len(counts)} label values, {span} a case, {once} of them in one case only: they look like numbers of objects"
+    )
+    return [problem("instance-like-labels", None, found)]
+
+
+def check_sizes(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Look for voxels and images that are far larger or smaller than the others."""
+    cases = [case for case in facts if case.shape is not None and case.spacing_mm is not None]
+    if len(cases) < 3:
+        return []
+    spacings = np.array([case.spacing_mm for case in cases], dtype=float)
+    shapes = np.array([case.shape for case in cases], dtype=float)
+    problems = []
+    for index in np.flatnonzero(_far(spacings, FAR_SPACING).any(axis=1)):
+        found = f"voxels of {_mm(spacings[index])} mm, median {_mm(np.median(spacings, axis=0))} mm"
+        problems.append(problem("extreme-spacing", cases[index].id, found))
+    voxels = shapes.prod(axis=1, keepdims=True)
+    for index in np.flatnonzero(_far(shapes, FAR_AXIS).any(axis=1) | _far(voxels, FAR_VOXELS)[:, 0]):
+        median = shape_text([int(value) for value in np.median(shapes, axis=0)])
+        found = f"image has {shape_text(cases[index].shape or ())} voxels, median {median}"
+        problems.append(problem("extreme-size", cases[index].id, found))
+    return problems
+
+
+def _far(values: np.ndarray, ratio: float) -> np.ndarray:
+    """Mark entries (cases × axes) that lie far from the median of their column."""
+    logs = np.log(values)
+    apart = np.abs(logs - np.median(logs, axis=0))
+    deviation = 1.4826 * np.median(apart, axis=0)  # of a normal distribution, from the median absolute deviation
+    return (apart >= np.log(ratio) - 1e-9) & (apart > FAR_DEVIATIONS * np.maximum(deviation, SMALLEST_DEVIATION))
+
+
+def check_orientations(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Look for cases whose axes run in other directions than those of most."""
+    known = [case for case in facts if case.orientation is not None]
+    counts = Counter(case.orientation for case in known)
+    if len(counts) < 2:
+        return []
+    usual, number = counts.most_common(1)[0]
+    return [
+        problem(
+            "mixed-orientations",
+            case.id,
+            f"axes z, y, x run to {'-'.join(case.orientation or '')}, "
+            f"those of {number} of {count(len(known), 'case')} to {'-'.join(usual or '')}",
+        )
+        for case in known
+        if case.orientation != usual
+    ]
+
+
+def check_duplicates(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Look for equal images under different names."""
+    same: dict[str, list[CaseFacts]] = defaultdict(list)
+    for case in facts:
+        if case.image is not None and any(value is None for value in case.image.constant):
+            same[case.image.digest].append(case)
+    problems = []
+    for cases in same.values():
+        first = cases[0]
+        for other in cases[1:]:
+            split = not first.test and not other.test and first.group != other.group
+            kind = "duplicate-across-groups" if split else "duplicate-image"
+            found = f"holds the same image as {_named(first)}"
+            problems.append(problem(kind, other.id, found + (f", group {other.group}" if split else "")))
+    return problems
+
+
+def _named(case: CaseFacts) -> str:
+    group = "" if case.group is None else f" (group {case.group})"
+    return f"{'test image' if case.test else 'case'} {case.id}{group}"
+
+
+def _mm(spacing: np.ndarray) -> str:
+    return " × ".join(f"{value:.4g}" for value in spacing)

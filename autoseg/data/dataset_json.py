@@ -1,0 +1,170 @@
+"""What a dataset.json says: channels, labels, groups, and the folds of a splits_final.json beside it.
+
+Three dialects are understood: nnU-Net v2 (``{"name": value}``, regions as lists), the Medical Segmentation Decathlon
+(``{"value": "name"}``), and our own additions (``groups``).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoseg.data.splits import Fold, Splits
+from autoseg.errors import DatasetError
+from planners.labels import LabelClass, Labels, Region
+from planners.records import PlanError
+
+BACKGROUND, IGNORE = "background", "ignore"
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DatasetError: it cannot be read or is no JSON; the message says where.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as fault:
+        raise DatasetError(
+            f"{path} is not JSON: {fault.msg} in line {fault.lineno}, column {fault.colno}. Correct it there"
+        ) from fault
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        DatasetError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise DatasetError(f"{path} is no text in UTF-8. Save it as UTF-8") from fault
+    except OSError as fault:
+        raise DatasetError(f"{path} cannot be read: {fault.strerror}. Check the file") from fault
+
+
+def channels_of(content: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
+    """Give the channel names in order (``channel_names`` or ``modality``), or None where there are none.
+
+    Raises:
+        DatasetError: they are written in a way that cannot be understood.
+    """
+    named = content.get("channel_names", content.get("modality"))
+    if named is None:
+        return None
+    if isinstance(named, Mapping) and named and all(str(key).isdigit() for key in named):
+        numbers = sorted(int(key) for key in named)
+        if numbers == list(range(len(numbers))):
+            return tuple(str(named[str(number)]) for number in numbers)
+    if isinstance(named, list) and named:
+        return tuple(str(name) for name in named)
+    raise DatasetError(f'{path}: channel_names are {named!r}. Write them like {{"0": "T1", "1": "T2"}}')
+
+
+def labels_of(content: Mapping[str, Any], path: Path) -> Labels | None:
+    """Give the declared labels, or None where there are none.
+
+    Raises:
+        DatasetError: a value is no integer, or two classes share one.
+    """
+    declared = content.get("labels")
+    if declared is None:
+        return None
+    if not isinstance(declared, Mapping) or not declared:
+        raise DatasetError(f'{path}: labels are {declared!r}. Write them like {{"background": 0, "tumour": 1}}')
+    if all(_is_number(key) for key in declared) and all(isinstance(name, str) for name in declared.values()):
+        entries = {name: [_integer(key, name, path)] for key, name in declared.items()}
+        if len(entries) < len(declared):
+            raise DatasetError(f"{path}: two label values have the same name. Give every class a name of its own")
+    else:
+        entries = {str(name): _values(value, str(name), path) for name, value in declared.items()}
+    try:
+        return _labels(entries, path)
+    except PlanError as fault:
+        raise DatasetError(f"{path}: {fault}") from fault
+
+
+def _labels(entries: Mapping[str, list[int]], path: Path) -> Labels:
+    ignored = [name for name in entries if name.casefold() == IGNORE]
+    ignore = entries[ignored[0]] if ignored else None
+    if ignore is not None and len(ignore) != 1:
+        raise DatasetError(f"{path}: the ignore label has the values {ignore}; it may have one only")
+    classes = {name: values for name, values in entries.items() if name not in ignored}
+    regions: tuple[Region, ...] = ()
+    if any(len(values) > 1 for values in classes.values()):
+        regions = tuple(Region(name=name, values=tuple(v)) for name, v in classes.items() if set(v) != {0})
+        single = {values[0]: name for name, values in classes.items() if len(values) == 1}
+        every = sorted({value for values in classes.values() for value in values})
+        classes = {single.get(value, BACKGROUND if value == 0 else f"label_{value}"): [value] for value in every}
+    by_value = sorted((values[0], name) for name, values in classes.items())
+    if not any(value == 0 for value, _ in by_value):
+        by_value.insert(0, (0, BACKGROUND))
+    by_value.sort(key=lambda item: item[0] != 0)  # background first, then by value
+    return Labels(
+        classes=tuple(LabelClass(name=name, value=value) for value, name in by_value),
+        regions=regions,
+        ignore=None if ignore is None else ignore[0],
+    )
+
+
+def _values(value: Any, name: str, path: Path) -> list[int]:
+    if isinstance(value, list):
+        if not value:
+            raise DatasetError(f"{path}: label {name!r} has no value. Give it an integer, or a list of them")
+        return [_integer(item, name, path) for item in value]
+    return [_integer(value, name, path)]
+
+
+def _integer(value: Any, name: str, path: Path) -> int:
+    if _is_number(value) and float(value).is_integer():
+        return int(float(value))
+    raise DatasetError(f"{path}: label {name!r} has the value {value!r}, which is no integer. Give it one")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def groups_of(content: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Give case → group, from ``groups`` written as ``{case: group}`` or ``{group: [cases]}``.
+
+    Raises:
+        DatasetError: it is written otherwise, or a case is in two groups.
+    """
+    declared = content.get("groups", {})
+    if not isinstance(declared, Mapping):
+        raise DatasetError(f'{path}: groups are {declared!r}. Write them like {{"patient1": ["case1", "case2"]}}')
+    groups: dict[str, str] = {}
+    for key, value in declared.items():
+        pairs = [(str(case), str(key)) for case in value] if isinstance(value, list) else [(str(key), str(value))]
+        for case, group in pairs:
+            if groups.setdefault(case, group) != group:
+                raise DatasetError(f"{path}: case {case} is in the groups {groups[case]} and {group}. Keep one of them")
+    return groups
+
+
+def splits_from(path: Path) -> Splits:
+    """Read folds from a file as nnU-Net v2 has it: ``[{"train": [...], "val": [...]}, ...]``.
+
+    Raises:
+        DatasetError: it is written otherwise.
+    """
+    content = read_json(path)
+    if isinstance(content, Mapping):
+        content = content.get("folds")
+    folds = []
+    for entry in content if isinstance(content, list) else [None]:
+        sides = [entry.get("train"), entry.get("val", entry.get("validation"))] if isinstance(entry, Mapping) else []
+        lists = [side for side in sides if isinstance(side, list)]
+        if len(lists) != 2:
+            raise DatasetError(f'{path} is no list of folds. Write it like [{{"train": ["a"], "val": ["b"]}}, …]')
+        folds.append(Fold(train=tuple(map(str, lists[0])), validation=tuple(map(str, lists[1]))))
+    return Splits(folds=tuple(folds), source=path.name)

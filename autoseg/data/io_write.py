@@ -1,0 +1,107 @@
+"""Write label maps as files: whole or not at all, in the smallest integer type, with the geometry they came with."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.data.image import Geometry, shape_text
+from autoseg.data.io_sitk import simpleitk, sitk_from_label
+from autoseg.errors import ImageError
+
+INTEGERS = ("uint8", "uint16", "int16", "int32", "int64")
+"""Candidate types; the first that holds all values is taken."""
+
+WRITERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    ".nii.gz": ("NiftiImageIO", INTEGERS),
+    ".nii": ("NiftiImageIO", INTEGERS),
+    ".nrrd": ("NrrdImageIO", INTEGERS),
+    ".mha": ("MetaImageIO", INTEGERS),
+    ".tif": ("TIFFImageIO", INTEGERS[:4]),
+    ".tiff": ("TIFFImageIO", INTEGERS[:4]),
+    ".png": ("PNGImageIO", INTEGERS[:2]),
+}
+"""Per ending: ITK's writer, and the types that the format holds."""
+
+
+def write_label(path: Path, ending: str, label_ZYX: np.ndarray, geometry: Geometry) -> None:
+    """Write a label map; ``io.write_segmentation`` is the door to this.
+
+    Raises:
+        ImageError: the ending is not written, the format cannot hold the values or a third axis, or the disk fails.
+    """
+    if ending not in WRITERS:
+        raise ImageError(f"{path}: no label can be written with this ending. Choose one of {' '.join(WRITERS)}")
+    writer_name, types = WRITERS[ending]
+    if geometry.dimensions == 3 and ending == ".png":
+        shape = shape_text(label_ZYX.shape)
+        raise ImageError(f"{path}: a volume of shape {shape} cannot be written as PNG. Choose .nii.gz or .tif")
+    image = sitk_from_label(label_ZYX.astype(_smallest_type(path, label_ZYX, types), copy=False), geometry)
+
+    def write(temporary: Path) -> None:
+        writer = simpleitk().ImageFileWriter()
+        writer.SetImageIO(writer_name)
+        writer.SetFileName(str(temporary))
+        writer.SetUseCompression(True)
+        writer.Execute(image)
+
+    replace_whole(path, ending, write)
+    if ending in (".tif", ".tiff") and geometry.dimensions == 3 and geometry.known:
+        # TIFF has no place for the spacing along z; nnU-Net v2 keeps it in such a file, and so do we.
+        text = json.dumps({"spacing": list(geometry.spacing_mm)}) + "\n"
+        sidecar = path.with_name(path.name[: -len(ending)] + ".json")
+        replace_whole(sidecar, ".json", lambda temporary: write_text(temporary, text))
+
+
+def _smallest_type(path: Path, label: np.ndarray, types: tuple[str, ...]) -> np.dtype:
+    if label.dtype.kind not in "iub":
+        raise ImageError(f"{path}: a label map of type {label.dtype} cannot be written. Round it to integers first")
+    low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
+    for name in types:
+        limits = np.iinfo(name)
+        if limits.min <= low and high <= limits.max:
+            return np.dtype(name)
+    limits = np.iinfo(types[-1])
+    raise ImageError(
+        f"{path}: label values from {low} to {high} do not fit this format ({limits.min} … {limits.max}). "
+        "Choose .nii.gz, .nrrd or .mha, or smaller values"
+    )
+
+
+def replace_whole(path: Path, ending: str, write: Callable[[Path], None]) -> None:
+    """Write a file beside its place, flush it to the disk, and rename it: a kill leaves the old file or the new.
+
+    Args:
+        path: the file to make or to replace.
+        ending: of the temporary name; writers choose their format by it.
+        write: writes the temporary file.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[: -len(ending)]}.", suffix=ending)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except RuntimeError as fault:
+        cause = str(fault).strip().splitlines()[-1].strip().rstrip(".")
+        raise ImageError(f"{path} cannot be written: {cause}. Free space, or choose another folder") from fault
+    except OSError as fault:
+        raise ImageError(f"{path} cannot be written: {fault.strerror}. Free space, or choose another folder") from fault
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8."""
+    path.write_text(text, encoding="utf-8")

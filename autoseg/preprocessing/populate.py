@@ -1,0 +1,138 @@
+"""A whole dataset into the store of one configuration: side by side, within memory, only what is missing or changed."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg.data.dataset import Case, Dataset, read_case
+from autoseg.data.io import Image
+from autoseg.data.parallel import MemoryGate, for_each_case
+from autoseg.errors import DatasetError
+from autoseg.preprocessing.locations import sample_locations
+from autoseg.preprocessing.normalization import USES_INTENSITIES
+from autoseg.preprocessing.operators import one_blas_thread
+from autoseg.preprocessing.preprocess import label_dtype, preprocess_case
+from autoseg.preprocessing.resampling import resampled_shape
+from autoseg.preprocessing.stamps import contents, stamp_files
+from autoseg.preprocessing.store import FORMAT, Store
+from planners import records
+from planners.plan import Configuration, Plan
+from planners.records import PlanError
+
+SCORING_BYTES = 32 * 2**20
+"""Working arrays whose size does not depend on the case: one chunk of voxels whose labels are scored."""
+
+
+def populate_store(
+    dataset: Dataset,
+    plan: Plan,
+    configuration: Configuration,
+    folder: Path,
+    *,
+    threads: int | None = None,
+    host_bytes: int | None = None,
+) -> Store:
+    """Preprocess every labelled case of a dataset that is not in the store yet, or has changed since.
+
+    Args:
+        dataset: where the cases are.
+        plan, configuration: how to preprocess them.
+        folder: the store's; made where it is missing.
+        threads: cases at a time; default: the processors this process may use.
+        host_bytes: memory for all of them together; default: most of what is free.
+
+    Raises:
+        DatasetError: some cases cannot be preprocessed; the message lists them all. The others are done.
+    """
+    store = Store(folder)
+    store.remove_leftovers()
+    choices = preprocessing_choices(plan, configuration)
+    work = functools.partial(_bring_up_to_date, store, plan, configuration, choices)
+    cases = [(case.id, case) for case in dataset.cases if case.label is not None]
+    with one_blas_thread():
+        for_each_case(work, cases, f"preprocessing {configuration.name}", threads, host_bytes)
+    return store
+
+
+def preprocessing_choices(plan: Plan, configuration: Configuration) -> dict[str, Any]:
+    """Name everything in a plan that shapes a preprocessed case; equal choices give equal arrays.
+
+    Training parameters, the patch, the network are not among them, nor are intensities that no normalization uses.
+    """
+    resampling = {key: value for key, value in vars(configuration.resampling).items() if key != "logits_order"}
+    intensities = [
+        records.to_json(channel.intensities) if name in USES_INTENSITIES else None
+        for channel, name in zip(plan.channels, configuration.normalization, strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "axis_order": plan.axis_order,
+        "labels": {"values": plan.labels.values, "regions": [region.values for region in plan.labels.regions]},
+        "ignore": plan.labels.ignore is not None,
+        "spacing_mm": configuration.spacing_mm,
+        "normalization": configuration.normalization,
+        "use_mask_for_norm": configuration.use_mask_for_norm,
+        "intensities": intensities,
+        "resampling": resampling,
+    }
+
+
+def estimate_bytes(image: Image, label: Image | None, plan: Plan, configuration: Configuration) -> int:
+    """Estimate the peak of memory while a case is read and preprocessed, from its header alone.
+
+    Counts the arrays that live at the same time in each step, for a label in which every voxel is scored. Cropping only
+    makes it smaller. A test compares it with what numpy allocates.
+    """
+    spacing = [image.geometry.spacing_mm[axis] for axis in plan.axis_order]
+    shape = [image.shape[axis] for axis in plan.axis_order]
+    target = (*spacing[: 3 - configuration.dimensions], *configuration.spacing_mm)
+    new_shape = resampled_shape(shape, spacing, target)
+    before, after = math.prod(shape), math.prod(new_shape)
+    between = math.prod(map(max, shape, new_shape))
+    image_bytes, result_bytes = 4 * image.num_channels * before, 4 * image.num_channels * after
+    reading = 2 * image.num_channels * image.dtype.itemsize * before  # decoded bytes, and the array made of them
+    encoding = 0 if label is None else (2 * label.dtype.itemsize + 2) * before
+    kept = image_bytes + (0 if label is None else 2 + label_dtype(plan.labels).itemsize) * before
+    masks = 8 * before
+    resampling = result_bytes + 12 * before + 8 * between + 4 * after
+    voting = result_bytes + 4 * before + 4 * between + 10 * after
+    locating = result_bytes + 26 * after
+    return SCORING_BYTES + max(image_bytes + max(reading, encoding), kept + max(masks, resampling, voting), locating)
+
+
+def _bring_up_to_date(
+    store: Store, plan: Plan, configuration: Configuration, choices: dict[str, Any], case: Case, gate: MemoryGate
+) -> None:
+    assert case.label is not None
+    kept = store.record(case.id)
+    stamps = stamp_files((*case.images, case.label), () if kept is None else kept.files)
+    digest = records.digest([choices, contents(stamps)])
+    if kept is not None and kept.digest == digest and store.is_whole(case.id, kept):
+        if kept.files != stamps:
+            store.write_record(case.id, dataclasses.replace(kept, files=stamps))
+        return
+    image, label = read_case(case)
+    with gate.hold(estimate_bytes(image, label, plan, configuration)):
+        preprocessed = preprocess_case(
+            image.read().astype(np.float32, copy=False),
+            image.geometry.spacing_mm,
+            plan,
+            configuration,
+            _read_label(label, case, plan),
+        )
+        assert preprocessed.labels_LZYX is not None
+        locations = sample_locations(preprocessed.labels_LZYX[0], plan.labels)
+        store.write(case.id, preprocessed, digest, locations, stamps)
+
+
+def _read_label(label: Image | None, case: Case, plan: Plan) -> np.ndarray:
+    if label is None:
+        raise DatasetError("the case has no label file. Add it, or move its images to the test folder")
+    try:
+        return plan.labels.encode(label.read()[0])
+    except PlanError as fault:
+        raise DatasetError(f"{fault} ({case.label})") from fault

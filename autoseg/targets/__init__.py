@@ -1,0 +1,22 @@
+"""What the network is asked for, by name."""
+
+from autoseg.extensions import find
+from autoseg.targets.base import Target
+from autoseg.targets.losses import LOSSES
+from autoseg.targets.semantic import SemanticTarget
+from planners.labels import Labels
+from planners.plan import Target as TargetRecord
+from planners.plan import Training
+
+__all__ = ["LOSSES", "TARGETS", "Target", "make_target"]
+
+TARGETS: dict[str, type[Target]] = {"semantic": SemanticTarget}
+
+
+def make_target(record: TargetRecord, labels: Labels, training: Training) -> Target:
+    """Make the target of a configuration.
+
+    Raises:
+        OptionError: there is no target of that name.
+    """
+    return find(TARGETS, "target", record.name)(record, labels, training)

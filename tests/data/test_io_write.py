@@ -1,0 +1,100 @@
+"""Segmentations are written whole, in the smallest type, with the geometry they came with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoseg.data import io
+from autoseg.data.image import Geometry, flat_geometry
+from autoseg.data.io_write import WRITERS
+from autoseg.errors import ImageError
+
+Volume = Callable[..., np.ndarray]
+Same = Callable[..., None]
+PLAIN_3D = Geometry(spacing_mm=(2.5, 0.75, 0.5))
+FLAT = flat_geometry((0.75, 0.5))
+
+
+VALUES = {"uint8": [0, 127, 255], "uint16": [0, 300], "int16": [-1, 300], "int32": [0, 70000], "int64": [0, 2**40]}
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize("dtype", VALUES)
+def test_segmentation_round_trip(
+    tmp_path: Path, ending: str, dtype: str, assert_same_place: Same, spaced: Geometry
+) -> None:
+    flat = ending == ".png"
+    known = FLAT if flat else spaced
+    geometry = PLAIN_3D if ending.startswith(".tif") else known
+    label = np.random.default_rng(3).choice(VALUES[dtype], size=(1 if flat else 4, 6, 5)).astype(np.int64)
+    path = tmp_path / f"case{ending}"
+    if dtype not in WRITERS[ending][1]:
+        with pytest.raises(ImageError, match=r"do not fit this format .* Choose .nii.gz"):
+            io.write_segmentation(path, label, geometry)
+        assert not list(tmp_path.iterdir())
+        return
+    assert io.write_segmentation(path, label, geometry) == path
+    read = io.open_label(path)
+    assert read.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(read.read()[0], label)
+    assert_same_place(read.geometry, geometry, label.shape)
+    beside = {"case.json"} if ending.startswith(".tif") else set()  # the spacing along z
+    assert {item.name for item in tmp_path.iterdir()} == {path.name, *beside}
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".tif", ".png", ".mha", ".nrrd"])
+def test_2d_segmentation_stays_2d(tmp_path: Path, ending: str, assert_same_place: Same) -> None:
+    path = io.write_segmentation(tmp_path / f"a{ending}", np.ones((1, 6, 5), dtype=np.uint8), FLAT)
+    assert sitk.ReadImage(str(path)).GetSize() == (5, 6)
+    assert_same_place(io.open_label(path).geometry, FLAT, (1, 6, 5))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.tuples(*[st.floats(0.05, 20)] * 3),
+    st.tuples(*[st.floats(-500, 500)] * 3),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([".nii.gz", ".nrrd", ".mha"]),
+)
+def test_any_geometry_survives(
+    tmp_path_factory: pytest.TempPathFactory, spacing: tuple, origin: tuple, seed: int, ending: str
+) -> None:
+    direction = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+    geometry = Geometry(spacing_mm=spacing, origin=origin, direction=tuple(direction.ravel().tolist()))
+    path = tmp_path_factory.mktemp("geometry") / f"a{ending}"
+    label = np.zeros((3, 4, 5), dtype=np.uint8)
+    once = io.open_label(io.write_segmentation(path, label, geometry)).geometry
+    twice = io.open_label(io.write_segmentation(path, label, once)).geometry
+    assert once.displacement(geometry, label.shape) < 2e-3  # NIfTI keeps origins as float32: 500 mm in 0.05 mm voxels
+    assert twice.displacement(once, label.shape) < 1e-3
+
+
+def test_what_cannot_be_written(tmp_path: Path, volume: Volume) -> None:
+    with pytest.raises(ImageError, match="a volume of shape 4×6×5 cannot be written as PNG"):
+        io.write_segmentation(tmp_path / "a.png", volume(), PLAIN_3D)
+    with pytest.raises(ImageError, match="type float32 cannot be written"):
+        io.write_segmentation(tmp_path / "a.nii.gz", volume("float32"), PLAIN_3D)
+    with pytest.raises(ImageError, match="no label can be written with this ending"):
+        io.write_segmentation(tmp_path / "a.xyz", volume(), PLAIN_3D)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImageError, match="cannot be written"):
+        io.write_segmentation(tmp_path / "file" / "a.nii.gz", volume(), PLAIN_3D)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = io.write_segmentation(tmp_path / "a.nii.gz", np.ones((2, 3, 4), np.uint8), PLAIN_3D)
+    before = path.read_bytes()
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(ImageError, match=r"a.nii.gz cannot be written: No space left on device"):
+        io.write_segmentation(path, np.zeros((2, 3, 4), np.uint8), PLAIN_3D)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["a.nii.gz"]
