@@ -26,7 +26,7 @@ def find(table: Mapping[str, Part], kind: str, name: str) -> Part:
     offered = {point.name: point for point in metadata.entry_points(group=f"autoseg.{kind}")}
     if name in offered:
         part: Any = offered[name].load()
-        return part  # type: ignore[no-any-return]
+        return part
     known = sorted({*table, *offered})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

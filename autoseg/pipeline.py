@@ -18,7 +18,7 @@ from typing import Any
 from autoseg import planning
 from autoseg.data.check import CheckResult
 from autoseg.data.dataset import Case, Dataset, DatasetSource, open_dataset
-from autoseg.data.splits import Splits, make_splits
+from autoseg.data.splits import Splits, all_data_split, make_splits
 from autoseg.errors import DatasetError, OptionError, RunFolderError
 from autoseg.jobs import Job, autoseg_command, run_jobs, visible_gpus
 from autoseg.options import ALL_DATA, RunOptions, options_from
@@ -31,7 +31,7 @@ from planners.plan import Plan
 __all__ = ["check", "demo", "evaluate", "options_from", "plan", "predict", "report", "run", "train"]
 
 DAY_S = 24 * 3600
-DEMO_OPTIONS = {"epochs": 8, "steps_per_epoch": 25, "configurations": "3d_fullres", "folds": "0,1,2"}
+DEMO_OPTIONS = {"epochs": 6, "steps_per_epoch": 20, "configurations": "3d_fullres", "folds": "0,1,2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +146,16 @@ def _plan(work: Work) -> None:
 def _splits(work: Work) -> Splits:
     """Give the run's folds: the ones kept in ``splits.json``, the dataset's own, or new ones."""
     run, dataset = work.run, work.dataset
-    wanted = dataset.splits or make_splits(
-        [case.id for case in dataset.cases], {case.id: case.group for case in dataset.cases if case.group is not None}
-    )
+    ids = [case.id for case in dataset.cases]
+    groups = {case.id: case.group for case in dataset.cases if case.group is not None}
+    if dataset.splits is None and len(ids) == 1 and work.options.folds == (ALL_DATA,):
+        wanted = all_data_split(ids)
+    else:
+        wanted = dataset.splits or make_splits(ids, groups)
     if run.splits_file.exists():
         kept = run.read(Splits, run.splits_file)
-        known = {case.id for case in dataset.cases}
         named = {case for fold in kept.folds for case in (*fold.train, *fold.validation)}
-        if named == known:
+        if named == set(ids):
             return kept
         say("  the dataset's cases have changed; the folds are made anew")
     run.write(wanted, run.splits_file)

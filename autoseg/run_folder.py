@@ -190,7 +190,7 @@ class RunFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **records.to_json(fields)}, default=str)
-        with self.log_file.open("a") as file:
+        with self.log_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
@@ -201,7 +201,7 @@ def records_from(record_type: type[Record], path: Path) -> Record:
         RunFolderError: the file is missing, no JSON, or does not fit the record; the message names the place.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise RunFolderError(f"{path} does not exist. Give a run folder, or run the step that makes it") from fault
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
@@ -224,7 +224,7 @@ def lock(path: Path) -> Iterator[None]:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as fault:

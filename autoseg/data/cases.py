@@ -26,11 +26,12 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
-    """Files that do not go together. Such a case is not among ``Dataset.cases``.
+    """What does not go together: files without partner (such a case is not among ``Dataset.cases``), or groups.
 
     Attributes:
         case: the case, as far as it is known.
-        kind: ``image-without-label``, ``label-without-image``, ``missing-channel`` or ``extra-channel``.
+        kind: ``image-without-label``, ``label-without-image``, ``missing-channel``,
+            ``extra-channel`` or ``case-in-two-groups``.
         found: what was found, with the file and the closest name.
     """
 

@@ -91,7 +91,8 @@ def _instances(annotated: Sequence[CaseFacts]) -> list[Problem]:
     if len(counts) < MANY_INSTANCES:
         return []
     once = sum(count == 1 for count in counts.values())
-    in_one_each = len(annotated) > 3 and once >= 0.8 * len(counts)
+    owners = sum(any(counts[value] == 1 for value in found) for found in values)
+    in_one_each = len(annotated) > 3 and once >= 0.8 * len(counts) and 2 * owners >= len(annotated)
     alike = [case.label.looks_like_instances for case in annotated if case.label and len(case.label.values) > 1]
     varying = len(numbers) == 1 or float(np.std(numbers)) >= 0.25 * float(np.mean(numbers))
     if not (in_one_each or (2 * sum(alike) >= len(alike) and varying)):

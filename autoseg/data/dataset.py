@@ -210,7 +210,12 @@ def _name_channels(found: Found) -> tuple[str, ...]:
 
 
 def _grouped(found: Found, json_file: Path, group_by: str | None) -> tuple[tuple[Case, ...], list[str]]:
-    groups = {**groups_of(found.content, json_file), **found.groups}
+    declared, odd = groups_of(found.content, json_file)
+    groups = {**declared, **found.groups}
+    known_ids = {case.id for case in found.cases}
+    found.mismatches += [
+        Mismatch(case=case, kind="case-in-two-groups", found=what) for case, what in odd.items() if case in known_ids
+    ]
     known = {case.id for case in found.cases} | {item.case for item in found.mismatches}
     unknown = sorted(set(groups) - known - {case.id for case in found.test_cases})
     notes = [f"groups name {len(unknown)} cases that the dataset does not have: {some(unknown)}"] if unknown else []

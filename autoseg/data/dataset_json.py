@@ -133,22 +133,31 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def groups_of(content: Mapping[str, Any], path: Path) -> dict[str, str]:
+def groups_of(content: Mapping[str, Any], path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Give case → group, from ``groups`` written as ``{case: group}`` or ``{group: [cases]}``.
 
+    Returns:
+        The groups, and what is odd: per case that is in two groups, which. Those two are taken as one.
+
     Raises:
-        DatasetError: it is written otherwise, or a case is in two groups.
+        DatasetError: it is written otherwise.
     """
     declared = content.get("groups", {})
     if not isinstance(declared, Mapping):
         raise DatasetError(f'{path}: groups are {declared!r}. Write them like {{"patient1": ["case1", "case2"]}}')
     groups: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    same: dict[str, str] = {}
     for key, value in declared.items():
         pairs = [(str(case), str(key)) for case in value] if isinstance(value, list) else [(str(key), str(value))]
         for case, group in pairs:
-            if groups.setdefault(case, group) != group:
-                raise DatasetError(f"{path}: case {case} is in the groups {groups[case]} and {group}. Keep one of them")
-    return groups
+            group = same.get(group, group)
+            first = groups.setdefault(case, group)
+            if first != group:
+                odd[case] = f"is in the groups {first} and {group}, which are taken as one"
+                same = {**{name: first if other == group else other for name, other in same.items()}, group: first}
+                groups = {name: same.get(other, other) for name, other in groups.items()}
+    return groups, odd
 
 
 def splits_from(path: Path) -> Splits:

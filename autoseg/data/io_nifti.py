@@ -158,9 +158,8 @@ class NiftiVoxels(Image):
         raw = crop(stored.reshape(self.num_channels, *self.shape), box)
         if self.header.scaled:
             return (raw.astype(np.float64) * self.header.slope + self.header.intercept).astype(self.dtype)
-        return (
-            np.ascontiguousarray(raw, dtype=self.dtype) if stored.flags.writeable else np.array(raw, dtype=self.dtype)
-        )
+        own = stored.flags.writeable  # what is only mapped must be copied out of the file
+        return np.ascontiguousarray(raw, dtype=self.dtype) if own else np.array(raw, dtype=self.dtype)
 
     def _load(self, path: Path, *, whole: bool) -> np.ndarray:
         """Read an uncompressed file, or map it where only a part is wanted."""

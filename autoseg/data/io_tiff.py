@@ -111,7 +111,7 @@ def apply_sidecar(image: Image, path: Path) -> Image:
 
 def _sidecar_spacing(sidecar: Path) -> list[float] | None:
     try:
-        content = json.loads(sidecar.read_text())
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict):

@@ -65,7 +65,7 @@ def choose_for_run(run: RunFolder) -> Choice:
 
 def _made_from(run: RunFolder, record: RunRecord) -> str:
     folds = [
-        [name, fold, run.fold(name, fold).record.read_text()]
+        [name, fold, run.fold(name, fold).record.read_text(encoding="utf-8")]
         for name, fold in itertools.product(record.configurations, record.folds)
     ]
     return records.digest(folds)

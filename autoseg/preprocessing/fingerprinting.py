@@ -174,9 +174,9 @@ def intensities(samples: Sequence[np.ndarray]) -> Intensities | None:
     filled = [sample for sample in samples if len(sample)]
     if not filled:
         return None
-    values = np.concatenate(filled)
+    values = np.concatenate(filled).astype(np.float64)
     weights = np.repeat([1 / (len(filled) * len(sample)) for sample in filled], [len(sample) for sample in filled])
-    mean = float(np.dot(values.astype(np.float64), weights))
+    mean = float(np.dot(values, weights))
     order = np.argsort(values)
     values, weights = values[order], weights[order]
     middle = np.cumsum(weights) - weights / 2

@@ -162,7 +162,7 @@ class Store:
     def record(self, case_id: str) -> StoredRecord | None:
         """Read a case's record, or None where there is none or it does not fit this version."""
         try:
-            return records.from_json(StoredRecord, json.loads(self._record_path(case_id).read_text()))
+            return records.from_json(StoredRecord, json.loads(self._record_path(case_id).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return None
 

@@ -1,34 +1,38 @@
-"""Losses on dense class maps. Everything is computed in float32, whatever the network's precision."""
+"""Losses on dense class maps. Everything is computed in float32, whatever the network's precision.
+
+Softmax is taken once, and the gradient of all sums over voxels is written by hand: beside the probabilities only maps of
+one number per voxel exist, no one-hot label, no gradient per class.
+
+Sources: Milletari et al. 2016 (Dice); Isensee et al. 2021, Methods; forms and constants of nnU-Net v2.8.1.
+"""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
 SMOOTH = 1e-5  # keeps the Dice of an absent class finite; nnU-Net v2.8.1
+LEAST = 1e-8  # the denominator's floor; nnU-Net v2.8.1
 Loss = Callable[[Tensor, Tensor, Tensor | None, bool], Tensor]
 """(logits B × K × space, classes B × space int64, annotated B × space or None, Dice over the batch) → scalar."""
 
 
 def cross_entropy(logits: Tensor, classes: Tensor, annotated: Tensor | None, batch_dice: bool) -> Tensor:
     """Average the cross-entropy over the annotated voxels; 0 where there is none."""
-    return _mean_nll(functional.log_softmax(logits.float(), dim=1), classes, annotated)
+    return _mean_surprise(sum_voxels(logits, classes, annotated))
 
 
 def dice(logits: Tensor, classes: Tensor, annotated: Tensor | None, batch_dice: bool) -> Tensor:
     """Give minus the mean soft Dice over foreground classes (and samples, unless sums run over the batch)."""
-    return _minus_dice(functional.softmax(logits.float(), dim=1), classes, annotated, batch_dice)
+    return -_mean_dice(sum_voxels(logits, classes, annotated), batch_dice)
 
 
 def dice_and_cross_entropy(logits: Tensor, classes: Tensor, annotated: Tensor | None, batch_dice: bool) -> Tensor:
-    """Add both, each with weight 1; the optimum is −1.
-
-    Source: Isensee et al. 2021, Methods; the forms of nnU-Net v2.8.1.
-    """
-    log_probabilities = functional.log_softmax(logits.float(), dim=1)
-    overlap = _minus_dice(log_probabilities.exp(), classes, annotated, batch_dice)
-    return _mean_nll(log_probabilities, classes, annotated) + overlap
+    """Add both, each with weight 1; the optimum is −1."""
+    sums = sum_voxels(logits, classes, annotated)
+    return _mean_surprise(sums) - _mean_dice(sums, batch_dice)
 
 
 LOSSES: dict[str, Loss] = {
@@ -38,24 +42,75 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def _mean_nll(log_probabilities: Tensor, classes: Tensor, annotated: Tensor | None) -> Tensor:
-    if annotated is None:
-        return functional.nll_loss(log_probabilities, classes)
-    each = functional.nll_loss(log_probabilities, classes, reduction="none")
-    return (each * annotated).sum() / annotated.sum().clamp(min=1)
+class Sums(NamedTuple):
+    """What the losses are made of: sums over the annotated voxels of each sample.
+
+    Attributes:
+        surprise: minus the log-probability of the voxel's class, (B,).
+        overlap: the probability of class k where the class is k, (B, K).
+        mass: the probability of class k, (B, K).
+        size: voxels of class k, (B, K); no gradient.
+    """
+
+    surprise: Tensor
+    overlap: Tensor
+    mass: Tensor
+    size: Tensor
 
 
-def _minus_dice(probabilities: Tensor, classes: Tensor, annotated: Tensor | None, batch_dice: bool) -> Tensor:
-    """Count class by class: no one-hot map of classes × voxels is ever made."""
-    axes = tuple(range(0 if batch_dice else 1, classes.dim()))
-    ratios = []
-    for index, probability in enumerate(probabilities.unbind(1)):
-        if index == 0:
-            continue
-        here = classes == index
-        if annotated is not None:
-            here, probability = here & annotated, probability * annotated
-        both = (probability * here).sum(axes)
-        either = probability.sum(axes) + here.sum(axes)
-        ratios.append((2 * both + SMOOTH) / (either + SMOOTH).clamp(min=1e-8))
-    return -torch.stack(ratios).mean()
+def sum_voxels(logits: Tensor, classes: Tensor, annotated: Tensor | None) -> Sums:
+    """Add up what the losses need; arguments as for ``Loss``."""
+    weight = None if annotated is None else annotated.flatten(1).float()
+    sums: tuple[Tensor, ...] = _SumVoxels.apply(logits.flatten(2), classes.flatten(1), weight)
+    return Sums(*sums)
+
+
+def _mean_surprise(sums: Sums) -> Tensor:
+    return sums.surprise.sum() / sums.size.sum().clamp(min=1)
+
+
+def _mean_dice(sums: Sums, batch_dice: bool) -> Tensor:
+    both, either = sums.overlap[:, 1:], (sums.mass + sums.size)[:, 1:]
+    if batch_dice:
+        both, either = both.sum(0), either.sum(0)
+    return ((2 * both + SMOOTH) / (either + SMOOTH).clamp(min=LEAST)).mean()
+
+
+class _SumVoxels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_BKV: Tensor, class_BV: Tensor, weight_BV: Tensor | None) -> tuple[Tensor, ...]:
+        probability = torch.log_softmax(logits_BKV.float().contiguous(), 1)
+        surprise = probability.gather(1, class_BV.unsqueeze(1)).squeeze(1).neg_()
+        probability.exp_()
+        chosen = probability.gather(1, class_BV.unsqueeze(1)).squeeze(1)
+        mass = probability.sum(2) if weight_BV is None else torch.bmm(probability, weight_BV.unsqueeze(2)).squeeze(2)
+        overlap, size = torch.zeros_like(mass), torch.zeros_like(mass)
+        for k in range(logits_BKV.shape[1]):
+            here = (class_BV == k).float()
+            if weight_BV is not None:
+                here *= weight_BV
+            size[:, k] = here.sum(1)
+            overlap[:, k] = here.mul_(chosen).sum(1)
+        if weight_BV is not None:
+            surprise *= weight_BV
+        ctx.save_for_backward(probability, chosen, class_BV, weight_BV)
+        ctx.dtype = logits_BKV.dtype
+        ctx.mark_non_differentiable(size)
+        return surprise.sum(1), overlap, mass, size
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, surprise_B: Tensor, overlap_BK: Tensor, mass_BK: Tensor, _: Any
+    ) -> tuple[Tensor | None, ...]:
+        # With p the probabilities and c the voxel's class: d p_j / d x_k = p_j ([j = k] − p_k), and
+        # d surprise / d x_k = p_k − [k = c].
+        probability, chosen, class_BV, weight_BV = ctx.saved_tensors
+        at_class = chosen * overlap_BK.gather(1, class_BV)
+        mean = torch.bmm(mass_BK.unsqueeze(1), probability).squeeze(1) + at_class
+        gradient = (mass_BK + surprise_B.unsqueeze(1)).unsqueeze(2) - mean.unsqueeze(1)
+        gradient *= probability
+        gradient.scatter_add_(1, class_BV.unsqueeze(1), (at_class - surprise_B.unsqueeze(1)).unsqueeze(1))
+        if weight_BV is not None:
+            gradient *= weight_BV.unsqueeze(1)
+        return gradient.to(ctx.dtype), None, None

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from autoseg.compute import Precision
 from autoseg.errors import RunFolderError
 from autoseg.run_folder import FoldFolder, write_atomic
 from planners import records
@@ -54,7 +55,7 @@ class Counters:
     ema_dice: float | None = None
     best_ema: float | None = None
     loss_scale: float = 1.0
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
@@ -103,7 +104,7 @@ def read_progress(folder: FoldFolder) -> list[dict[str, Any]]:
     """Read one dict per finished epoch; empty where there is none."""
     if not folder.progress.exists():
         return []
-    return [json.loads(line) for line in folder.progress.read_text().splitlines() if line.strip()]
+    return [json.loads(line) for line in folder.progress.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def identity(configuration_json: dict[str, Any], split: Any) -> tuple[str, str]:

@@ -121,7 +121,7 @@ class FoldTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         maps, weights = self.target.encode(batch.label, self.strides)
         with computing.autocast(self.compute):
-            outputs = self.network(batch.image)
+            outputs = self.network(computing.place(batch.image, self.compute))
         loss = self.target.loss(outputs, maps, weights, self.output_weights)
         (loss * self.counters.loss_scale).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
@@ -203,7 +203,7 @@ class FoldTrainer:
             for batch in prefetch(source, epoch, steps, self.compute.device):
                 maps, weights = self.target.encode(batch.label, self.strides[:1])
                 with computing.autocast(self.compute):
-                    outputs = self.network(batch.image)
+                    outputs = self.network(computing.place(batch.image, self.compute))
                 losses.append(self.target.loss(outputs[:1], maps, weights, [1.0]))
                 counts = self.target.counts(outputs[0], batch.label)
                 totals = counts if totals is None else tuple(a + b for a, b in zip(totals, counts, strict=True))

@@ -344,6 +344,13 @@ def test_undeclared_value(root: Path) -> None:
     assert "declared: 0, 1, 2" in says
 
 
+def test_one_file_of_strange_values_makes_no_dataset_of_instances(root: Path) -> None:
+    label = make_case(2)[1]
+    label.reshape(-1)[: 12 * 40] = np.repeat(np.arange(20, 60), 12)
+    write(label_file(root, 2), label)
+    assert "20 (12 voxels), 21 (12 voxels)" in only(root, "undeclared-label", 2)
+
+
 def test_fractional_label(root: Path) -> None:
     label = make_case(2)[1].astype(np.float32)
     label[0, 0, :5] = 0.5

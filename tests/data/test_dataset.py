@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from autoseg.data.dataset import DatasetSource, infer_labels, open_dataset
 from autoseg.data.dataset_json import channels_of, groups_of, labels_of, read_json
@@ -87,10 +87,11 @@ def test_channels() -> None:
 
 def test_groups() -> None:
     expected = {"a": "1", "b": "1", "c": "2"}
-    assert groups_of({"groups": {"a": 1, "b": "1", "c": "2"}}, FILE) == expected
-    assert groups_of({"groups": {"1": ["a", "b"], "2": ["c"]}}, FILE) == expected
-    with pytest.raises(DatasetError, match="case a is in the groups 1 and 2"):
-        groups_of({"groups": {"1": ["a"], "2": ["a"]}}, FILE)
+    assert groups_of({"groups": {"a": 1, "b": "1", "c": "2"}}, FILE) == (expected, {})
+    assert groups_of({"groups": {"1": ["a", "b"], "2": ["c"]}}, FILE) == (expected, {})
+    merged, odd = groups_of({"groups": {"1": ["a"], "2": ["a", "b"], "3": ["c", "b"]}}, FILE)
+    assert merged == {"a": "1", "b": "1", "c": "1"}
+    assert odd["a"] == "is in the groups 1 and 2, which are taken as one"
     with pytest.raises(DatasetError, match="Write them like"):
         groups_of({"groups": ["a"]}, FILE)
 

@@ -1,5 +1,6 @@
 """A DICOM series per folder: order, gaps, several series, damage; compared with ITK's own series reader."""
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def make_slice(path: Path, pixels: np.ndarray, place: float, number: int, **tags
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     writer.SetFileName(str(path))
+    before = locale.setlocale(locale.LC_ALL)
     writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves the program in the locale C; its reader does not
 
 
 def make_series(folder: Path, places: list[float], prefix: str = "", **tags: str) -> np.ndarray:

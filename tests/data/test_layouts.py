@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from PIL import Image as Pillow
 
 from autoseg.data.dataset import Dataset, DatasetSource, open_dataset, read_case

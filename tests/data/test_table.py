@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from autoseg.data.dataset import Dataset, DatasetSource, open_dataset
 from autoseg.data.splits import Fold

@@ -77,3 +77,15 @@ def test_undeclared_values_are_listed(found: list[float], shown: str) -> None:
 def test_impossible_labels(labels: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         Labels(**labels)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int64", "float32", "float64"])
+def test_encoding_by_table_equals_encoding_by_search(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = make(0, 127, 3, ignore=255)
+    found = np.random.default_rng(0).choice([0, 3, 127, 255] if kind == "uint8" else [0, 3, 127], size=(5, 6, 7))
+    monkeypatch.setattr("planners.labels.CHUNK_VOXELS", 50)
+    fast = labels.encode(found.astype(kind).transpose(2, 0, 1))
+    monkeypatch.setattr("planners.labels.TABLE_ENTRIES", 0)
+    np.testing.assert_array_equal(fast, labels.encode(found.astype(kind).transpose(2, 0, 1)))
+    assert fast.dtype == np.int16
+    assert fast.shape == (7, 5, 6)

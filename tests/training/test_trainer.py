@@ -129,7 +129,9 @@ def test_stopped_after_any_step_it_goes_on_bit_for_bit(
     train_fold(job)
     assert same(weights(job), weights(whole))
     kept = [{key: row[key] for key in ("epoch", "train_loss", "dice", "ema_dice")} for row in read_progress(job.folder)]
-    wanted = [{key: row[key] for key in ("epoch", "train_loss", "dice", "ema_dice")} for row in read_progress(whole.folder)]
+    wanted = [
+        {key: row[key] for key in ("epoch", "train_loss", "dice", "ema_dice")} for row in read_progress(whole.folder)
+    ]
     assert kept == wanted
 
 
@@ -170,7 +172,9 @@ def test_a_loss_that_stays_not_finite_ends_with_a_message(
     monkeypatch.setattr(training, "SKIPPED_LIMIT", 4)
     trainer = FoldTrainer(make_job(tmp_path, cases, epochs=4))
     monkeypatch.setattr(trainer, "step", lambda batch: None)
-    with pytest.raises(AutosegError, match=r"5 steps had a loss that is not finite, the last with case_.*learning rate"):
+    with pytest.raises(
+        AutosegError, match=r"5 steps had a loss that is not finite, the last with case_.*learning rate"
+    ):
         trainer.run()
     assert trainer.compute.precision == "fp32"
 

@@ -1,0 +1,1 @@
+"""From an image to its segmentation: windows through the network, logits back to the image's grid, files."""

@@ -1,0 +1,148 @@
+"""Segment many images into a folder: skip what is done, finish what can be done, and say what could not."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.data.cases import Case
+from autoseg.data.io import Geometry, open_image, output_ending, write_segmentation
+from autoseg.errors import ImageError, OptionError, RunFolderError
+from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart
+from autoseg.inference.model import digest_of
+from autoseg.inference.stages import work_through
+from autoseg.preprocessing.preprocess import PreprocessedCase
+from autoseg.progress import say
+from autoseg.run_folder import records_from, write_atomic
+from planners import records
+
+if TYPE_CHECKING:
+    from autoseg.inference.predictor import Predictor
+
+RECORD = "predictions.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionsRecord:
+    """``predictions.json`` of an output folder: which model made what lies there.
+
+    Attributes:
+        model: its folder.
+        digest: of all that its predictions depend on.
+        networks: configurations and number of networks, for people.
+        labels: value in the files of each class.
+    """
+
+    model: str
+    digest: str
+    networks: str
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+class FolderJob:
+    """One predictor, one output folder."""
+
+    def __init__(
+        self,
+        predictor: "Predictor",
+        output: Path,
+        *,
+        overwrite: bool = False,
+        replace_older: bool = False,
+        save_probabilities: bool = False,
+    ) -> None:
+        """Plan to write into a folder.
+
+        Args:
+            predictor: the opened model.
+            output: folder; made where it is missing.
+            overwrite: predict again what is there already.
+            replace_older: predict again what another model, or another state of it, has written.
+            save_probabilities: write the class probabilities too.
+        """
+        self.predictor, self.output = predictor, output
+        self.overwrite, self.replace_older = overwrite, replace_older
+        self.save_probabilities = save_probabilities
+        self.notes: Counter[str] = Counter()
+
+    def run(self, cases: Sequence[Case], incomplete: Mapping[str, str]) -> list[Path]:
+        """Segment the cases; give their files, those that were there already included.
+
+        Args:
+            cases: with complete images.
+            incomplete: what is wrong with other cases; they are listed with those that fail.
+
+        Raises:
+            ImageError: some images could not be segmented; the message lists them. The others are done.
+            OptionError: the folder holds the images themselves, or another model's predictions.
+        """
+        self._check_output(cases)
+        todo = [case for case in cases if self.overwrite or not self._is_done(case)]
+        predictor = self.predictor
+        if len(todo) < len(cases):
+            say(f"  {len(cases) - len(todo)} of {len(cases)} images are segmented already; skipped")
+        if todo:
+            say(f"  {predictor.selection.name} ({predictor.selection.because}), {predictor.compute.device}")
+        faults = work_through([(case.id, case) for case in todo], self._read, self._work, self._write, "segmenting")
+        for note, count in self.notes.items():
+            say(f"  {note} ({count} image{'s' * (count > 1)})")
+        faults = {**incomplete, **faults}
+        if faults:
+            lines = "\n".join(f"  case {case_id}: {faults[case_id]}" for case_id in sorted(faults))
+            total = len(cases) + len(incomplete)
+            raise ImageError(f"{len(faults)} of {total} images could not be segmented; the others are done\n{lines}")
+        return [self._file(case) for case in cases]
+
+    def _file(self, case: Case) -> Path:
+        return self.output / f"{case.id}{output_ending(case.images[0])}"
+
+    def _probabilities_file(self, case: Case) -> Path | None:
+        return self.output / f"{case.id}{PROBABILITIES_ENDING}" if self.save_probabilities else None
+
+    def _is_done(self, case: Case) -> bool:
+        probabilities = self._probabilities_file(case)
+        return self._file(case).exists() and (probabilities is None or probabilities.exists())
+
+    def _check_output(self, cases: Sequence[Case]) -> None:
+        """Keep images safe, and predictions of two models apart; then write down which model it is."""
+        inputs = {path.resolve() for case in cases for path in case.images}
+        if any(self._file(case).resolve() in inputs for case in cases):
+            raise OptionError(f"{self.output} holds the images: predictions would replace them. Give another folder")
+        wanted = PredictionsRecord(
+            model=str(self.predictor.run.root.resolve()),
+            digest=digest_of(self.predictor.selection, self.predictor.plan),
+            networks=self.predictor.selection.name,
+            labels={item.name: item.value for item in self.predictor.plan.labels.classes},
+        )
+        found = self._record()
+        present = [self._file(case) for case in cases if self._file(case).exists()]
+        if found is not None and found.digest != wanted.digest and present:
+            if not (self.overwrite or self.replace_older):
+                raise OptionError(
+                    f"{self.output} holds {len(present)} predictions of another model, or of this one before it was "
+                    f"changed ({found.model}, {found.networks}). Give another folder, or add --overwrite"
+                )
+            for path in present:  # or a kill would leave old predictions under the new record
+                path.unlink()
+        write_atomic(self.output / RECORD, records.dumps(wanted))
+
+    def _record(self) -> PredictionsRecord | None:
+        try:
+            return records_from(PredictionsRecord, self.output / RECORD)
+        except RunFolderError:
+            return None
+
+    def _read(self, case: Case) -> tuple[Geometry, list[PreprocessedCase]]:
+        image = open_image(case.images)
+        self.notes.update(image.notes)
+        return image.geometry, self.predictor.read(image)
+
+    def _work(self, loaded: tuple[Geometry, list[PreprocessedCase]]) -> tuple[Geometry, list[LogitsPart]]:
+        geometry, prepared = loaded
+        return geometry, self.predictor.logits(prepared)
+
+    def _write(self, case: Case, result: tuple[Geometry, list[LogitsPart]]) -> None:
+        geometry, parts = result
+        segmentation = self.predictor.segment(parts, self._probabilities_file(case))
+        write_segmentation(self._file(case), segmentation, geometry)

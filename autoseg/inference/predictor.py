@@ -1,0 +1,210 @@
+"""Segment new images with what a run has trained.
+
+``Predictor`` opens a model once for as many images as there are; ``predict`` takes one image in memory or on disk,
+``predict_folder`` whole folders.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg import compute as computing
+from autoseg.compute import Compute
+from autoseg.data.cases import Case
+from autoseg.data.io import Image, image_from_array, image_from_sitk, open_image, sitk_from_label
+from autoseg.errors import ModelError, OptionError
+from autoseg.evaluation import postprocessing
+from autoseg.inference.cases import find_cases
+from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.folder import FolderJob
+from autoseg.inference.model import compute_of, load_networks, open_run, select
+from autoseg.inference.sliding_window import WindowOptions, predict_logits
+from autoseg.preprocessing.preprocess import PreprocessedCase, preprocess_case
+from autoseg.progress import say
+from autoseg.run_folder import RunFolder, RunRecord
+from autoseg.targets import make_target
+from planners import records
+from planners.plan import Configuration
+
+
+class Predictor:
+    """A trained model, opened once: its networks stay on the device. ``read`` and ``segment`` may run in threads."""
+
+    def __init__(self, model: str | os.PathLike[str], *, device: str = "auto", compute: Compute | None = None) -> None:
+        """Open a model.
+
+        Args:
+            model: run folder.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+            compute: device, precision and memory format where they are decided already.
+
+        Raises:
+            ModelError: nothing is trained there, or its files do not go together.
+            DeviceError: the device is not there.
+        """
+        self.run, self.plan = open_run(Path(model))
+        self.selection = select(self.run, self.plan)
+        self.compute = compute or compute_of(self.run, device)
+        computing.prepare(self.compute)
+        self.members: list[tuple[Configuration, list[nn.Module]]] = [
+            (configuration, load_networks(configuration, folds, self.compute))
+            for configuration, folds in self.selection.folds
+        ]
+        first = self.members[0][0]
+        if any(configuration.target != first.target for configuration, _ in self.members):
+            names = ", ".join(configuration.name for configuration, _ in self.members)
+            raise ModelError(
+                f"{names} have different targets and cannot be averaged. Choose one of them in choice.json"
+            )
+        self.target = make_target(first.target, self.plan.labels, first.training)
+
+    def read(self, image: Image) -> list[PreprocessedCase]:
+        """Read an image and preprocess it for each configuration.
+
+        Raises:
+            ModelError: the image has another number of channels than the model.
+            ImageError: it cannot be read or normalized.
+        """
+        if image.num_channels != len(self.plan.channels):
+            names = ", ".join(channel.name for channel in self.plan.channels)
+            found = f"{image.num_channels} channel{'s' * (image.num_channels != 1)}"
+            raise ModelError(
+                f"{image.name} has {found}; {self.run.root} needs {len(self.plan.channels)} ({names}). "
+                "Give one file per channel, or one file that holds them all"
+            )
+        array = image.read()
+        spacing_mm = image.geometry.spacing_mm
+        return [preprocess_case(array, spacing_mm, self.plan, configuration) for configuration, _ in self.members]
+
+    def logits(self, prepared: Sequence[PreprocessedCase], what: str | None = None) -> list[LogitsPart]:
+        """Run a preprocessed image through all networks; one part per configuration, its folds averaged.
+
+        Args:
+            prepared: as ``read`` gives it.
+            what: a phrase for the progress shown, or None for none.
+        """
+        options = WindowOptions(flip=self.target.flip)
+        parts = []
+        for case, (configuration, networks) in zip(prepared, self.members, strict=True):
+            image = torch.from_numpy(case.image_CZYX)
+            logits = predict_logits(networks, image, configuration, self.compute, options, what)
+            parts.append(LogitsPart(logits_KZYX=logits.numpy(), grid=case.grid, resampling=configuration.resampling))
+        return parts
+
+    def segment(self, parts: Sequence[LogitsPart], probabilities_file: Path | None = None) -> np.ndarray:
+        """Bring logits to a postprocessed segmentation on the image's grid, in the user's label values (z, y, x)."""
+        segmentation = segment(parts, self.target, self.plan, probabilities_file, self.compute.threads)
+        return self.plan.labels.decode(postprocessing.apply(segmentation, self.selection.postprocessing))
+
+    def predict(self, image: Image, what: str | None = None) -> np.ndarray:
+        """Segment one image.
+
+        Returns:
+            The user's label values, z, y, x, on the image's grid.
+
+        Raises:
+            AutosegError: as ``read`` and ``logits``.
+        """
+        return self.segment(self.logits(self.read(image), what))
+
+
+def predict(
+    model: "str | os.PathLike[str] | Predictor",
+    image: Any,
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    device: str = "auto",
+) -> Any:
+    """Segment one image and give the segmentation as the image came.
+
+    Args:
+        model: run folder, or an opened ``Predictor`` (to segment many images without loading the networks again).
+        image: a path (file or DICOM folder), a list of paths (one per channel), a ``SimpleITK.Image``, or an array
+            (z, y, x), (channel, z, y, x), and for 2D images (y, x), (channel, y, x).
+        spacing_mm: of an array: z, y, x, or y, x for 2D; an array (y, x) without it is taken as 1 mm.
+        device: where to compute.
+
+    Returns:
+        Label values: for an array an array (z, y, x), or (y, x) where that was 2D; else a ``SimpleITK.Image`` with the
+        image's geometry.
+
+    Raises:
+        AutosegError: the model or the image is at fault; the message says what to do.
+    """
+    opened = _open(image, spacing_mm)
+    predictor = model if isinstance(model, Predictor) else Predictor(model, device=device)
+    segmentation = predictor.predict(opened, "sliding window")
+    if not isinstance(image, np.ndarray):
+        return sitk_from_label(segmentation, opened.geometry)
+    return segmentation[0] if opened.geometry.dimensions == 2 else segmentation
+
+
+def _open(image: Any, spacing_mm: Sequence[float] | None) -> Image:
+    if isinstance(image, np.ndarray):
+        if spacing_mm is None and image.ndim != 2:
+            raise OptionError(
+                "an array says nothing of its spacing: give spacing_mm=(z, y, x) in millimetres, or (y, x) in 2D"
+            )
+        return image_from_array(image, spacing_mm or (1.0, 1.0))
+    if spacing_mm is not None:
+        raise OptionError("spacing_mm is for arrays; a file or a SimpleITK image has its own spacing")
+    if isinstance(image, str | os.PathLike):
+        return open_image([Path(image)])
+    if isinstance(image, list | tuple) and all(isinstance(item, str | os.PathLike) for item in image):
+        return open_image([Path(item) for item in image])
+    if hasattr(image, "GetNumberOfComponentsPerPixel"):
+        return image_from_sitk(image)
+    raise OptionError(
+        f"a {type(image).__name__} is no image: give a path, a SimpleITK image, or a numpy array with spacing_mm"
+    )
+
+
+def predict_folder(
+    model: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    save_probabilities: bool = False,
+    device: str = "auto",
+) -> list[Path]:
+    """Segment a folder of images, or one image, into a folder. What is there already is kept.
+
+    Args:
+        model: run folder.
+        images: image file, folder of images (see ``inference.cases``), DICOM series, or folder of DICOM series.
+        output: folder; ``CASE.ext`` in the format that came in, or one that can hold labels (JPEG → PNG).
+        overwrite: predict again what is there already.
+        save_probabilities: write ``CASE.probabilities.npy`` too (see ``inference.export``).
+        device: where to compute.
+
+    Returns:
+        The segmentations' files, those that were there included.
+
+    Raises:
+        ImageError: some images could not be segmented; the message lists them. The others are done.
+        ModelError, OptionError: model and options do not go together; nothing was done.
+    """
+    predictor = Predictor(model, device=device)
+    names = [channel.name for channel in predictor.plan.channels]
+    cases, incomplete, notes = find_cases(Path(images), names)
+    for note in notes:
+        say(f"  {note}")
+    job = FolderJob(predictor, Path(output), overwrite=overwrite, save_probabilities=save_probabilities)
+    return job.run(cases, incomplete)
+
+
+def predict_cases(run: RunFolder, cases: Sequence[Case], output: Path) -> list[Path]:
+    """Segment known cases with a run's own model; what another state of the model has written is written anew.
+
+    Raises:
+        ImageError: some images could not be segmented; the message lists them. The others are done.
+    """
+    recorded = run.read(RunRecord, run.run_file).compute if run.run_file.exists() else None
+    compute = None if recorded is None else records.from_json(Compute, recorded)
+    return FolderJob(Predictor(run.root, compute=compute), output, replace_older=True).run(cases, {})

@@ -1,0 +1,72 @@
+"""Weights on disk: safetensors files, which hold numbers and text and cannot run code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError
+from autoseg.run_folder import write_atomic
+
+SHOWN = 3
+"""How many differences an error message names."""
+
+
+def save_weights(path: Path, network: nn.Module, meta: Mapping[str, str]) -> None:
+    """Write a network's weights, whole or not at all.
+
+    Args:
+        path: the file.
+        network: on any device.
+        meta: text to keep beside them, such as the step.
+    """
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in network.state_dict().items()}
+    write_atomic(path, save(tensors, metadata=dict(meta)))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read weights and the text beside them.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(meta)  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as fault:
+        raise ModelError(f"{path} cannot be read as weights: {fault}. Train again, or copy the file anew") from fault
+
+
+def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Give a network its weights; every one must be there and fit.
+
+    Args:
+        network: changed in place.
+        weights: by parameter name.
+        source: where they come from, for the message.
+
+    Raises:
+        ModelError: names or shapes differ; the message lists the first of them. The network is unchanged.
+    """
+    wanted = network.state_dict()
+    faults = [f"{name} is missing" for name in wanted if name not in weights]
+    faults += [f"{name} is not part of the network" for name in weights if name not in wanted]
+    for name, value in wanted.items():
+        if name in weights and weights[name].shape != value.shape:
+            faults.append(f"{name} has shape {_times(weights[name])}, the network needs {_times(value)}")
+    if faults:
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise ModelError(
+            f"the weights of {source} do not fit the network: {'; '.join(faults[:SHOWN])}{more}. "
+            "Use the plan that they were trained with"
+        )
+    with torch.no_grad():
+        network.load_state_dict(dict(weights))
+
+
+def _times(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "()"

@@ -1,0 +1,98 @@
+"""The plain U-Net in two and three dimensions, from its Architecture record.
+
+Sources: Ronneberger et al. 2015; Çiçek et al. 2016; form and initialisation of nnU-Net v2.8.1 (Isensee et al. 2021).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError
+from autoseg.networks.blocks import NEGATIVE_SLOPE, ConvBlock, Head, UpsampleJoin
+from planners.plan import Architecture, Stage
+
+
+class PlainUNet(nn.Module):
+    """Encoder, decoder with skips, and one 1 × 1 head per output.
+
+    Everything is counted from full resolution: ``encoder.S``, ``upsample.S``, ``decoder.S``, ``heads.S`` belong to
+    stage S. A network of one stage has no decoder; its head sits on the encoder.
+    """
+
+    def __init__(self, architecture: Architecture, num_input_channels: int, num_outputs: int) -> None:
+        super().__init__()
+        _check(architecture)
+        stages = architecture.stages
+        channels = [num_input_channels, *(stage.features for stage in stages)]
+        ones = (1,) * architecture.dimensions
+        self.encoder = nn.ModuleList(
+            _blocks(inputs, stage, stage.num_blocks, stage.stride)
+            for inputs, stage in zip(channels, stages, strict=False)
+        )
+        self.upsample = nn.ModuleList(
+            UpsampleJoin(deeper.features, stage.features, deeper.stride) for stage, deeper in pairwise(stages)
+        )
+        self.decoder = nn.ModuleList(
+            _blocks(2 * stage.features, stage, count, ones)
+            for stage, count in zip(stages, architecture.num_decoder_blocks, strict=False)
+        )
+        self.heads = nn.ModuleList(
+            Head(stage.features, num_outputs, architecture.dimensions)
+            for stage in stages[: max(len(architecture.outputs), 1)]
+        )
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Give the logits of all outputs, full resolution first; in evaluation mode of the full resolution alone.
+
+        Args:
+            x: (batch, channels, [z,] y, x); every edge divisible by the product of the strides along it.
+        """
+        skips = []
+        for blocks in self.encoder:
+            x = blocks(x)
+            skips.append(x)
+        logits: list[Tensor] = []
+        features = {len(skips) - 1: x}
+        for index in reversed(range(len(self.decoder))):
+            x = self.decoder[index](self.upsample[index](x, skips[index]))
+            features[index] = x
+        for index, head in enumerate(self.heads if self.training else list(self.heads)[:1]):
+            logits.append(head(features[index]))
+        return logits
+
+
+def _blocks(num_inputs: int, stage: Stage, count: int, stride: Sequence[int]) -> nn.Sequential:
+    """``count`` blocks of one stage; the first takes ``num_inputs`` channels and has the stride."""
+    ones = (1,) * len(stage.kernel)
+    return nn.Sequential(
+        *(
+            ConvBlock(stage.features if index else num_inputs, stage.features, stage.kernel, ones if index else stride)
+            for index in range(count)
+        )
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Kaiming normal for the leaky ReLU's slope, bias 0 (nnU-Net v2.8.1); norms keep scale 1 and shift 0."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check(architecture: Architecture) -> None:
+    stages, outputs = architecture.stages, architecture.outputs
+    if architecture.options:
+        raise ModelError(f"plain-unet has no option {min(architecture.options)!r}; remove it from the plan")
+    strides = accumulate(
+        (stage.stride for stage in stages), lambda total, step: tuple(a * b for a, b in zip(total, step, strict=True))
+    )
+    possible = list(strides)[: max(len(stages) - 1, 1)]
+    found = [output.stride for output in outputs]
+    if found != possible[: len(found)]:
+        raise ModelError(
+            f"plain-unet cannot give outputs with strides {found}; its decoder has {possible}. "
+            "Outputs are listed from full resolution down, without gaps"
+        )

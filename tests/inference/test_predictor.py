@@ -1,0 +1,340 @@
+"""New images, in every form that users have them, become segmentations of the same form."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from autoseg.compute import Compute
+from autoseg.data.cases import Case
+from autoseg.data.io import image_from_array
+from autoseg.errors import AutosegError, ImageError, ModelError, OptionError
+from autoseg.evaluation.postprocessing import Postprocessing
+from autoseg.evaluation.selection import Choice
+from autoseg.inference import folder as folder_module
+from autoseg.inference.predictor import Predictor, predict, predict_cases, predict_folder
+from autoseg.networks import build_network, save_weights
+from autoseg.run_folder import RunFolder
+from planners import records
+from planners.fingerprint import Channel
+from planners.labels import LabelClass, Labels
+from planners.plan import MemoryBudget, Plan
+
+CPU = Compute(device="cpu", precision="fp32", channels_last=False, threads=1, reasons=())
+LABELS = Labels(classes=tuple(LabelClass(name=name, value=v) for name, v in (("air", 0), ("rim", 127), ("core", 255))))
+
+
+@pytest.fixture
+def make_run(make_configuration, tmp_path):
+    """Give a function that makes a run folder with untrained networks."""
+
+    def make(*patches, num_channels=1, folds=(0, 1), choice=None, axis_order=(0, 1, 2), name="run", seed=0):
+        configurations = tuple(
+            make_configuration(
+                patch, num_channels=num_channels, name=f"{len(patch)}d{index}" if index else f"{len(patch)}d"
+            )
+            for index, patch in enumerate(patches)
+        )
+        plan = Plan(
+            dataset="test",
+            planner="default",
+            budget=MemoryBudget(),
+            axis_order=axis_order,
+            channels=tuple(Channel(name=f"c{index}") for index in range(num_channels)),
+            labels=LABELS,
+            configurations=configurations,
+        )
+        run = RunFolder(tmp_path / name)
+        run.write(plan, run.plan_file)
+        for configuration in configurations:
+            for index, fold in enumerate(folds):
+                network = build_network(configuration.architecture, num_channels, 3, seed=seed + index)
+                save_weights(run.fold(configuration.name, fold).weights_last, network, {"step": "0"})
+        if choice is not None:
+            run.write(make_choice(**choice), run.choice_file)
+        return run
+
+    return make
+
+
+def make_choice(configurations=("3d",), folds=(0, 1), postprocessing=()):
+    return Choice(
+        configurations=configurations,
+        folds=folds,
+        postprocessing=postprocessing,
+        structures=("rim", "core"),
+        num_cases=4,
+        mean_dice=0.5,
+        mean_iou=0.4,
+        dice=(0.5, 0.5),
+        candidates=(),
+        trials=(),
+        reasons=(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_probe(monkeypatch):
+    """The device is known here; probing it takes time."""
+    monkeypatch.setattr("autoseg.compute.choose", lambda *arguments, **options: CPU)
+
+
+def random_array(*shape, seed=0):
+    return (np.random.default_rng(seed).normal(size=shape) * 100).round().astype(np.int16)
+
+
+def write_volume(path, array, spacing_xyz=(1.5, 1.0, 1.0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing_xyz[: image.GetDimension()])
+    if image.GetDimension() == 3:
+        image.SetOrigin((-12.5, 30.0, 7.0))
+        image.SetDirection((0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    sitk.WriteImage(image, str(path))
+    return image
+
+
+def test_every_form_of_an_image_gives_the_same_segmentation(make_run, tmp_path):
+    run = make_run((8, 8, 8), axis_order=(2, 0, 1))
+    array = random_array(9, 12, 14)
+    image = write_volume(tmp_path / "image.nii.gz", array)
+    from_array = predict(run.root, array, spacing_mm=(1.0, 1.0, 1.5))
+    assert from_array.shape == (9, 12, 14)
+    assert from_array.dtype == np.uint8
+    assert set(np.unique(from_array)) <= {0, 127, 255}
+    assert len(np.unique(from_array)) > 1
+    opened = Predictor(run.root)
+    from_sitk = predict(opened, image)
+    assert isinstance(from_sitk, sitk.Image)
+    assert from_sitk.GetOrigin() == image.GetOrigin()
+    assert from_sitk.GetDirection() == image.GetDirection()
+    assert from_sitk.GetSpacing() == image.GetSpacing()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(from_sitk), from_array)
+    for path in (tmp_path / "image.nii.gz", str(tmp_path / "image.nii.gz"), [tmp_path / "image.nii.gz"]):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(predict(opened, path)), from_array)
+    with_channel = predict(opened, array[None].astype(np.float32), spacing_mm=(1.0, 1.0, 1.5))
+    np.testing.assert_array_equal(with_channel, from_array)
+
+
+def test_2d_images(make_run, tmp_path):
+    run = make_run((8, 8), num_channels=3)
+    array = np.random.default_rng(0).integers(0, 255, (20, 17, 3), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=True), str(tmp_path / "photo.png"))
+    from_file = predict(run.root, tmp_path / "photo.png")
+    assert from_file.GetSize() == (17, 20)
+    from_array = predict(run.root, np.moveaxis(array, -1, 0), spacing_mm=(1, 1))
+    assert from_array.shape == (20, 17)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(from_file), from_array)
+    grey = make_run((8, 8), name="grey")
+    assert predict(grey.root, array[..., 0]).shape == (20, 17)
+
+
+def test_what_cannot_be_an_image(make_run):
+    run = make_run((8, 8, 8))
+    with pytest.raises(OptionError, match="says nothing of its spacing"):
+        predict(run.root, random_array(4, 4, 4))
+    with pytest.raises(OptionError, match="a dict is no image"):
+        predict(run.root, {})
+    with pytest.raises(OptionError, match="spacing_mm is for arrays"):
+        predict(run.root, sitk.GetImageFromArray(random_array(4, 4, 4)), spacing_mm=(1, 1, 1))
+
+
+def test_channels_must_be_those_of_the_model(make_run):
+    predictor = Predictor(make_run((8, 8, 8), num_channels=2).root)
+    with pytest.raises(ModelError, match=r"has 1 channel; .*run needs 2 \(c0, c1\)"):
+        predictor.predict(image_from_array(random_array(5, 5, 5), (1, 1, 1)))
+
+
+def test_folds_are_averaged_and_configurations_ensembled(make_run):
+    run = make_run((8, 8, 8), (8, 8), choice={"configurations": ("3d", "2d1")})
+    both = Predictor(run.root)
+    assert [(item.name, len(networks)) for item, networks in both.members] == [("3d", 2), ("2d1", 2)]
+    image = image_from_array(random_array(9, 12, 14), (1.0, 1.0, 1.0))
+    parts = both.logits(both.read(image))
+    mean = np.mean([torch.from_numpy(part.logits_KZYX).softmax(0).numpy() for part in parts], axis=0)
+    assert (both.predict(image) == np.array([0, 127, 255])[mean.argmax(0)]).mean() > 0.999
+    run.write(make_choice(("3d",), (1,)), run.choice_file)
+    single = [Predictor(run.root)]
+    run.write(make_choice(("3d",), (0,)), run.choice_file)
+    single.append(Predictor(run.root))
+    logits = [item.logits(item.read(image))[0].logits_KZYX for item in single]
+    np.testing.assert_allclose(parts[0].logits_KZYX, np.mean(logits, axis=0), atol=1e-6)
+
+
+def test_postprocessing_of_the_choice_is_applied(make_run):
+    array = random_array(12, 14, 16)
+    before = predict(make_run((8, 8, 8), choice={}).root, array, (1, 1, 1))
+    value = int(np.unique(before)[-1])
+    rule = Postprocessing(name="one class", classes=(LABELS.values.index(value),))
+    cleaned = make_run((8, 8, 8), choice={"postprocessing": (rule,)}, name="cleaned")
+    after = predict(cleaned.root, array, (1, 1, 1))
+    assert (before == value).sum() > (after == value).sum() > 0
+    assert (after[before != value] == before[before != value]).all()
+    assert not after[(before == value) & (after != value)].any()
+
+
+def test_without_a_choice_the_first_trained_configuration_is_taken(make_run):
+    run = make_run((8, 8), (8, 8, 8), folds=(0, 2, "all-data"))
+    assert [path.parent.name for path in _weights(run, "2d")] == ["fold_0", "fold_2", "fold_all-data"]
+    for path in _weights(run, "2d"):
+        path.unlink()
+    predictor = Predictor(run.root)
+    assert predictor.selection.name == "3d1, 3 networks"
+    assert "no choice.json" in predictor.selection.because
+    assert "still in training" in predictor.selection.because
+    (run.fold("3d1", 2).record).write_text(json.dumps({"finished": True}))
+    finished = Predictor(run.root)
+    assert finished.selection.name == "3d1, 1 network"
+    assert "still" not in finished.selection.because
+
+
+def _weights(run, name):
+    return sorted((run.root / "folds" / name).glob("fold_*/weights_last.safetensors"))
+
+
+def test_a_model_that_cannot_be_opened_says_why(make_run, tmp_path):
+    with pytest.raises(ModelError, match="is no folder"):
+        Predictor(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"holds no plan\.json"):
+        Predictor(tmp_path / "empty")
+    with pytest.raises(ModelError, match="no trained network"):
+        Predictor(make_run((8, 8, 8), folds=(), name="untrained").root)
+    run = make_run((8, 8, 8), choice={"folds": (0, 1, 2)})
+    with pytest.raises(ModelError, match=r"fold_2.*missing"):
+        Predictor(run.root)
+    run.choice_file.unlink()
+    plan = run.read(Plan, run.plan_file)
+    changed = dataclasses.replace(
+        plan.configurations[0].architecture,
+        stages=tuple(
+            dataclasses.replace(stage, features=stage.features * 2)
+            for stage in plan.configurations[0].architecture.stages
+        ),
+    )
+    configuration = dataclasses.replace(plan.configurations[0], architecture=changed)
+    run.write(dataclasses.replace(plan, configurations=(configuration,)), run.plan_file)
+    with pytest.raises(ModelError, match="do not fit the network"):
+        Predictor(run.root)
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    """Four images of one channel, in several formats."""
+    images = tmp_path / "images"
+    for index, ending in enumerate((".nii.gz", ".nrrd", ".mha", ".tif")):
+        write_volume(images / f"case{index}{ending}", random_array(8 + index, 10, 12, seed=index))
+    return images
+
+
+def test_a_folder_comes_back_in_its_formats(make_run, folder_of_images, tmp_path, capsys):
+    run = make_run((8, 8, 8))
+    output = tmp_path / "out"
+    written = predict_folder(run.root, folder_of_images, output)
+    assert [path.name for path in written] == ["case0.nii.gz", "case1.nrrd", "case2.mha", "case3.tif"]
+    opened = Predictor(run.root)
+    for path in written:
+        image, segmentation = sitk.ReadImage(str(folder_of_images / path.name)), sitk.ReadImage(str(path))
+        expected = predict(opened, folder_of_images / path.name)
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(segmentation), sitk.GetArrayFromImage(expected))
+        assert segmentation.GetSize() == image.GetSize()
+        np.testing.assert_allclose(segmentation.GetSpacing(), image.GetSpacing(), rtol=1e-6)
+        np.testing.assert_allclose(segmentation.GetOrigin(), image.GetOrigin(), rtol=1e-6)
+    assert "3d, 2 networks" in capsys.readouterr().err
+
+
+def test_what_is_done_is_skipped(make_run, folder_of_images, tmp_path, capsys):
+    run = make_run((8, 8, 8))
+    output = tmp_path / "out"
+    predict_folder(run.root, folder_of_images / "case0.nii.gz", output)
+    marker = (output / "case0.nii.gz").read_bytes()[:-8] + b"modified"
+    (output / "case0.nii.gz").write_bytes(marker)
+    assert len(predict_folder(run.root, folder_of_images, output)) == 4
+    assert (output / "case0.nii.gz").read_bytes() == marker
+    assert "1 of 4 images are segmented already" in capsys.readouterr().err
+    predict_folder(run.root, folder_of_images, output, overwrite=True)
+    assert (output / "case0.nii.gz").read_bytes() != marker
+
+
+def test_one_bad_image_does_not_stop_the_others(make_run, folder_of_images, tmp_path):
+    (folder_of_images / "case1.nrrd").write_bytes(b"NRRD0004 but not really")
+    write_volume(folder_of_images / "case4.nii.gz", random_array(6, 6, 6, 6))
+    output = tmp_path / "out"
+    with pytest.raises(ImageError) as caught:
+        predict_folder(make_run((8, 8, 8)).root, folder_of_images, output)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "2 of 5 images could not be segmented; the others are done"
+    assert lines[1].startswith("  case case1: ")
+    assert "case1.nrrd" in lines[1]
+    assert "6 channels" in lines[2]
+    done = [path.name for path in sorted(output.glob("case*")) if path.suffix != ".json"]
+    assert done == ["case0.nii.gz", "case2.mha", "case3.tif"]
+
+
+def test_several_channels_and_a_missing_one(make_run, tmp_path):
+    images = tmp_path / "images"
+    for name in ("a_0000", "a_0001", "b_0000", "b_0001", "c_0000"):
+        write_volume(images / f"{name}.nii.gz", random_array(8, 8, 8))
+    with pytest.raises(ImageError, match="case c: channel 0001 is missing"):
+        predict_folder(make_run((8, 8, 8), num_channels=2).root, images, tmp_path / "out")
+    assert (tmp_path / "out" / "b.nii.gz").exists()
+
+
+def test_another_model_does_not_mix_with_what_is_there(make_run, folder_of_images, tmp_path):
+    first, second = make_run((8, 8, 8)), make_run((8, 8, 8), name="second", seed=7)
+    output = tmp_path / "out"
+    predict_folder(first.root, folder_of_images, output)
+    before = (output / "case0.nii.gz").read_bytes()
+    with pytest.raises(OptionError, match="holds 4 predictions of another model"):
+        predict_folder(second.root, folder_of_images, output)
+    assert (output / "case0.nii.gz").read_bytes() == before
+    predict_folder(second.root, folder_of_images, output, overwrite=True)
+    assert (output / "case0.nii.gz").read_bytes() != before
+    record = records.from_json(folder_module.PredictionsRecord, json.loads((output / "predictions.json").read_text()))
+    assert record.model == str(second.root)
+    assert record.labels == {"air": 0, "rim": 127, "core": 255}
+
+
+def test_images_are_never_replaced(make_run, folder_of_images):
+    before = (folder_of_images / "case0.nii.gz").read_bytes()
+    with pytest.raises(OptionError, match="predictions would replace them"):
+        predict_folder(make_run((8, 8, 8)).root, folder_of_images, folder_of_images, overwrite=True)
+    assert (folder_of_images / "case0.nii.gz").read_bytes() == before
+
+
+def test_test_cases_are_predicted_anew_when_the_model_has_changed(make_run, folder_of_images, tmp_path):
+    run = make_run((8, 8, 8))
+    cases = [Case(id="named", images=(folder_of_images / "case0.nii.gz",))]
+    assert predict_cases(run, cases, run.predictions) == [run.predictions / "named.nii.gz"]
+    before = (run.predictions / "named.nii.gz").stat().st_mtime_ns
+    predict_cases(run, cases, run.predictions)
+    assert (run.predictions / "named.nii.gz").stat().st_mtime_ns == before
+    make_run((8, 8, 8), seed=5)
+    predict_cases(run, cases, run.predictions)
+    assert (run.predictions / "named.nii.gz").stat().st_mtime_ns > before
+
+
+def test_probabilities_lie_beside_the_segmentation(make_run, folder_of_images, tmp_path):
+    run, output = make_run((8, 8, 8)), tmp_path / "out"
+    predict_folder(run.root, folder_of_images, output)
+    predict_folder(run.root, folder_of_images, output, save_probabilities=True)
+    for path in output.glob("case*.npy"):
+        probabilities = np.load(path, mmap_mode="r")
+        segmentation = sitk.GetArrayFromImage(
+            predict(run.root, next(folder_of_images.glob(path.name.split(".")[0] + ".*")))
+        )
+        assert probabilities.shape == (3, *segmentation.shape)
+        agree = np.array([0, 127, 255])[probabilities.argmax(0)] == segmentation
+        assert agree.mean() > 0.99  # float16 makes ties
+    assert len(list(output.glob("case*.npy"))) == 4
+
+
+def test_errors_are_those_that_the_command_line_prints(make_run, tmp_path):
+    run = make_run((8, 8, 8))
+    with pytest.raises(AutosegError, match="does not exist"):
+        predict_folder(run.root, tmp_path / "absent", tmp_path / "out")
+    assert not Path(tmp_path / "out").exists()
