@@ -35,7 +35,8 @@ import torch
 
 from autoseg import compute as computing
 from autoseg.inference.export import LogitsPart, segment
-from autoseg.inference.sliding_window import gaussian, lay_windows, mirrored_forms, predict_logits
+from autoseg.inference.sliding_window import predict_logits
+from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms
 from autoseg.networks import build_network
 from autoseg.preprocessing.preprocess import CaseGrid
 from autoseg.targets import make_target

@@ -12,15 +12,8 @@ from torch import nn
 
 from autoseg.compute import Compute
 from autoseg.errors import DeviceError, ModelError, OptionError
-from autoseg.inference.sliding_window import (
-    WindowOptions,
-    flip_maps,
-    gaussian,
-    lay_windows,
-    mirrored_forms,
-    predict_logits,
-    window_positions,
-)
+from autoseg.inference.sliding_window import WindowOptions, flip_maps, predict_logits
+from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms, window_positions
 
 CPU = Compute(device="cpu", precision="fp32", channels_last=False, threads=1, reasons=())
 

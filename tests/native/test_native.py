@@ -1,11 +1,11 @@
 """Compiled operators: built once, found again, and done without where they cannot be built."""
 
 import ctypes
-import os
 import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,8 +42,8 @@ def test_built_once_for_the_same_text_and_processor(tmp_path, monkeypatch):
 
 def test_every_function_is_declared_as_it_is_written():
     """Pointers, integers and doubles of the C text, in order, against the signatures."""
-    folder = os.path.dirname(native.__file__)
-    text = "".join(open(os.path.join(folder, name)).read() for name in (*native.SOURCES, "norm_body.h"))
+    folder = Path(native.__file__).parent
+    text = "".join((folder / name).read_text() for name in (*native.SOURCES, "norm_body.h"))
     kinds = {ctypes.c_void_p: "*", ctypes.c_int64: "i64 ", ctypes.c_double: "double "}
     for name, signature in native._SIGNATURES.items():
         written = name.replace("norm_forward_float", "FORWARD").replace("norm_forward_bf16", "FORWARD")
