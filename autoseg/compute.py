@@ -3,7 +3,7 @@
     device   precision               memory format   by
     cuda     bf16, else fp16         contiguous      what the GPU supports, and a convolution against float64
     mps      fp32                    contiguous
-    cpu      fp32, or bf16 with AMX  channels-last   timing one convolution each way
+    cpu      fp32, or bf16 with AMX  channels-last   timing two convolutions each way
 
 On a CPU the compiled operators of ``autoseg.native`` take part in the race where they can be built.
 """
@@ -34,8 +34,8 @@ TOLERANCES = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 5e-3}
 """Largest error of a convolution against float64 that passes as rounding, in units of the result's deviation. A wrong
 kernel is off by 1. For fp32 it leaves room for TF32 (10 bits of mantissa). Assumption."""
 
-PROBE_CHANNELS, PROBE_EDGE = 32, 32
-"""The timed convolution: one patch of 32³ with 32 channels in and out, the width of a U-Net's first stage."""
+PROBE = ((32, 32), (128, 12))
+"""The timed convolutions, channels and edge of the patch: as in the first and the third stage of a 3D U-Net."""
 
 PROBE_ROUNDS = 5
 """Each way runs once per round and its fastest counts: other programs on the machine disturb all alike."""
@@ -234,29 +234,39 @@ def _explain(best: str, precision: str, times: dict[str, float], notes: dict[str
     why = "as asked" if precision != "auto" else "the fastest here"
     notes = dict(notes) if has_amx() or precision != "auto" else {**notes, "bf16": "no AMX"}
     left_out = "".join(f"; {name}: {note}" for name, note in notes.items())
-    return f"{best}, channels-last: {why} (one convolution: {shown}{left_out})"
+    return f"{best}, channels-last: {why} (two convolutions: {shown}{left_out})"
 
 
 def _race(bf16: bool) -> tuple[dict[str, float], dict[str, str]]:
-    """Time one convolution each way; give the seconds, and why some did not take part."""
-    edge, channels = PROBE_EDGE, PROBE_CHANNELS
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, channels, edge, edge, edge, generator=generator).contiguous(memory_format=_layout(5))
-    weight = torch.randn(channels, channels, 3, 3, 3, generator=generator) / 30
-    weight = weight.contiguous(memory_format=_layout(5))
-    runs: dict[str, Callable[[], Tensor]] = {"fp32": lambda: nn.functional.conv3d(image, weight, padding=1)}
-    notes = {}
+    """Time the probe's convolutions each way; give the seconds, and why some did not take part."""
+    total: dict[str, float] = {}
+    notes: dict[str, str] = {}
+    for channels, edge in PROBE:
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, channels, edge, edge, edge, generator=generator)
+        weight = torch.randn(channels, channels, 3, 3, 3, generator=generator) / (27 * channels) ** 0.5
+        image, weight = (item.contiguous(memory_format=_layout(5)) for item in (image, weight))
+        for name, seconds in _time(_ways(image, weight, bf16, notes)).items():
+            total[name] = total.get(name, 0.0) + seconds
+    if "compiled" in notes:
+        total.pop("fp32 compiled", None)
+    return total, notes
+
+
+def _ways(image: Tensor, weight: Tensor, bf16: bool, notes: dict[str, str]) -> dict[str, Callable[[], Tensor]]:
+    """The ways to compute one convolution; what cannot take part is noted."""
+    ways: dict[str, Callable[[], Tensor]] = {"fp32": lambda: nn.functional.conv3d(image, weight, padding=1)}
     compiled = _compiled_convolution(image, weight)
     if compiled is None:
         notes["compiled"] = native.kernels().reason
-    elif _largest_error(compiled(), runs["fp32"]()) > TOLERANCES["fp32"]:
+    elif _largest_error(compiled(), ways["fp32"]()) > TOLERANCES["fp32"]:
         notes["compiled"] = "wrong on a self-test"
     else:
-        runs["fp32 compiled"] = compiled
+        ways["fp32 compiled"] = compiled
     if bf16:
         half = image.bfloat16(), weight.bfloat16()
-        runs["bf16"] = lambda: nn.functional.conv3d(*half, padding=1)
-    return _time(runs), notes
+        ways["bf16"] = lambda: nn.functional.conv3d(*half, padding=1)
+    return ways
 
 
 def _compiled_convolution(image: Tensor, weight: Tensor) -> Callable[[], Tensor] | None:

@@ -1,8 +1,9 @@
 """Is our augmentation cheaper than nnU-Net's? CPU time per sample, side by side, one thread, from stored case to patch.
 
 Ours is ``BatchSource.batch`` (draw, read the needed box, apply). The peer is batchgeneratorsv2 0.3.6 with nnU-Net
-v2.8.1's default transforms, sample by sample, on loader patches read from the same stored cases. Rounds alternate
-(A B A B …); printed are medians over rounds, and the ratio.
+v2.8.1's default transforms, sample by sample, on loader patches read from the same stored cases. The third is our
+backend made of batchgenerators. Rounds alternate (A B C A B C …); printed are medians over rounds, and how many times
+ours the others take.
 
     python benchmarks/augmentation.py [--rounds 5]
 """
@@ -33,6 +34,7 @@ from scipy import ndimage
 from autoseg.preprocessing.locations import sample_locations
 from autoseg.preprocessing.preprocess import CaseGrid, PreprocessedCase
 from autoseg.preprocessing.store import Store, StoredCase
+from autoseg.training.augmentation_batchgenerators import augmented_batches
 from autoseg.training.sampling import BatchSource
 from planners.labels import LabelClass, Labels
 from planners.plan import (
@@ -185,23 +187,31 @@ def cpu_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - before
 
 
+def other_backend(source: BatchSource, num_samples: int) -> None:
+    for _ in augmented_batches(source, 0, range(num_samples // source.configuration.batch_size), "cpu", num_workers=0):
+        pass
+
+
 def compare(
     patch: tuple[int, ...], batch_size: int, shape: tuple[int, int, int], count: int, rounds: int
-) -> tuple[float, float]:
-    """Give the CPU milliseconds per sample of ours and of the peer."""
+) -> list[float]:
+    """Give the CPU milliseconds per sample of ours, of the peer, and of the other backend."""
     configuration = make_configuration(patch, batch_size)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         cases = [make_case(store, f"case_{seed}", shape, seed) for seed in range(4)]
         source = BatchSource(cases, configuration, seed=0, augment=True)
         transforms = peer_transforms(configuration)
-        works = (lambda: ours(source, count), lambda: peer(source, transforms, count))
+        works = (
+            lambda: ours(source, count),
+            lambda: peer(source, transforms, count),
+            lambda: other_backend(source, count),
+        )
         done = count // batch_size * batch_size
         for work in works:
             work()
         times = [[cpu_seconds(work) * 1000 / done for work in works] for _ in range(rounds)]
-    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
-    return mine, other
+    return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def main() -> None:
@@ -212,11 +222,13 @@ def main() -> None:
     torch.set_num_threads(1)
     np.random.seed(0)
     torch.manual_seed(0)
-    print(f"{'CPU ms per sample':<28}{'autoseg':>10}{'batchgeneratorsv2':>20}{'ratio':>8}")
+    columns = ("autoseg", "batchgeneratorsv2", "batchgenerators")
+    print(f"{'CPU ms per sample':<28}" + "".join(f"{name:>24}" for name in columns))
     for name, (patch, batch_size, shape, count) in SETTINGS.items():
         if options.only in name:
-            mine, other = compare(patch, batch_size, shape, count, options.rounds)
-            print(f"{name:<28}{mine:>10.2f}{other:>20.2f}{other / mine:>8.1f}", flush=True)
+            found = compare(patch, batch_size, shape, count, options.rounds)
+            cells = [f"{value:.2f} ({value / found[0]:.1f} ×)" for value in found]
+            print(f"{name:<28}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,10 @@ from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.sliding_window import predict_logits
 from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms
 from autoseg.networks import build_network
+from autoseg.preprocessing.cropping import full_box
 from autoseg.preprocessing.preprocess import CaseGrid
 from autoseg.targets import make_target
-from planners.fingerprint import Channel
+from planners.fingerprint import Channel, Shape
 from planners.labels import LabelClass, Labels
 from planners.plan import (
     Architecture,
@@ -56,13 +57,13 @@ from planners.plan import (
 )
 
 # name: (patch, features of the first stage, stages, shape of the image)
-WINDOWS = {
-    "3d 40x56x40 (hippocampus)": ((40, 56, 40), 32, 4, (40, 80, 60)),
-    "3d 64x64x64, 2 windows a side": ((64, 64, 64), 16, 4, (64, 96, 96)),
-    "2d 128x128, 12 slices": ((128, 128), 32, 5, (12, 160, 160)),
+WINDOWS: dict[str, tuple[tuple[int, ...], int, int, Shape]] = {
+    "3d 40x56x40 (hippocampus)": ((40, 56, 40), 32, 4, (40, 56, 60)),
+    "3d 64x64x64, half the features": ((64, 64, 64), 16, 4, (64, 64, 96)),
+    "2d 128x128, 6 slices": ((128, 128), 32, 5, (6, 128, 192)),
 }
 # name: (classes, shape of the logits, shape of the image)
-EXPORTS = {
+EXPORTS: dict[str, tuple[int, Shape, Shape]] = {
     "3 classes, 80x96x96 to 160x192x192": (3, (80, 96, 96), (160, 192, 192)),
     "15 classes, 96x128x128 to 160x256x256": (15, (96, 128, 128), (160, 256, 256)),
     "60 classes, 64x80x80 to 128x160x160": (60, (64, 80, 80), (128, 160, 160)),
@@ -170,11 +171,10 @@ def prepare_export(name: str, way: str, threads: int) -> Callable[[], np.ndarray
     configuration = make_configuration((64, 64, 64), 16, 4, num_outputs)
     plan = make_plan(configuration)
     logits = smooth((num_outputs, *small), 2)
-    spacing = tuple(old / new for old, new in zip(small, large, strict=True))
-    box = tuple((0, size) for size in large)
+    spacing = small[0] / large[0], small[1] / large[1], small[2] / large[2]
     grid = CaseGrid(
         shape_before_crop=large,
-        crop_box=box,
+        crop_box=full_box(large),
         shape_after_crop=large,
         spacing_before_mm=spacing,
         shape=small,
@@ -192,9 +192,10 @@ def prepare_export(name: str, way: str, threads: int) -> Callable[[], np.ndarray
     return plain
 
 
-QUESTIONS = {
-    "window": (WINDOWS, prepare_window, ("plain", "ours fp32", "ours")),
-    "export": (EXPORTS, prepare_export, ("plain", "ours")),
+Prepare = Callable[[str, str, int], Callable[[], np.ndarray]]
+QUESTIONS: dict[str, tuple[list[str], Prepare, tuple[str, ...]]] = {
+    "window": (list(WINDOWS), prepare_window, ("plain", "ours fp32", "ours")),
+    "export": (list(EXPORTS), prepare_export, ("plain", "ours")),
 }
 
 

@@ -112,7 +112,7 @@ class Augmentation:
         backend: ``torch`` (batched, on the device) or ``batchgenerators`` (that package's transforms in processes).
         enabled: False trains on plain patches.
         rotation_radians: largest angle, per axis; drawn uniformly from ± this.
-        in_plane: rotate, scale, blur axes 1 and 2 only; axis 0 is left alone (strong anisotropy).
+        in_plane: rotate, scale, lower the resolution along axes 1 and 2 only (strong anisotropy); blur takes all axes.
     """
 
     backend: Literal["torch", "batchgenerators"] = "torch"

@@ -116,3 +116,36 @@ def test_predict_in_python_and_on_the_command_line_agree(finished: Path, dataset
         == sitk.GetArrayFromImage(sitk.ReadImage(str(finished / "predictions" / name))).tobytes()
     )
     assert expected
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(dataset: Path, tmp_path: Path) -> None:
+    """Two configurations, two folds, an ensemble to judge; killed ten times anywhere, the end is the same."""
+
+    def start(run: Path, *more: str) -> subprocess.Popen[str]:
+        network = ["--folds", "0,1", "--set", "3d_fullres.patch_size=[16,16,16]", "--set", "2d.batch_size=4"]
+        arguments = [sys.executable, "-m", "autoseg", "run", str(dataset), "--out", str(run), *SMALL, *network, *more]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    began = time.monotonic()
+    output, _ = start(alone).communicate()
+    assert (alone / "report.html").exists(), output
+    whole_s = time.monotonic() - began
+    start(killed, "--until", "check").communicate()
+    same_compute(alone, killed)
+    rng = np.random.default_rng(0)
+    stages = []
+    for _ in range(10):
+        process = start(killed)
+        time.sleep(rng.uniform(0.5, 0.35 * whole_s))
+        process.kill()
+        output, _ = process.communicate()
+        stages += [line.split("] ")[1] for line in output.splitlines() if line.startswith("[")][-1:]
+    output, _ = start(killed).communicate()
+    print(f"killed in: {', '.join(stages)}")
+    assert (killed / "choice.json").read_bytes() == (alone / "choice.json").read_bytes(), output
+    for path in sorted(alone.rglob("weights_*.safetensors")):
+        assert (killed / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
+    for path in sorted((alone / "predictions").glob("*.nii.gz")):
+        assert (killed / path.relative_to(alone)).read_bytes() == path.read_bytes(), path

@@ -91,7 +91,10 @@ class FolderJob:
         if faults:
             lines = "\n".join(f"  case {case_id}: {faults[case_id]}" for case_id in sorted(faults))
             total = len(cases) + len(incomplete)
-            raise ImageError(f"{len(faults)} of {total} images could not be segmented; the others are done\n{lines}")
+            some = f"{len(faults)} of {total} images could not be segmented; the others are done"
+            raise ImageError(
+                f"{some if len(faults) < total else f'none of {total} images could be segmented'}\n{lines}"
+            )
         return [self._file(case) for case in cases]
 
     def _file(self, case: Case) -> Path:

@@ -124,8 +124,9 @@ def predict(
 
     Args:
         model: run folder, or an opened ``Predictor`` (to segment many images without loading the networks again).
-        image: a path (file or DICOM folder), a list of paths (one per channel), a ``SimpleITK.Image``, or an array
-            (z, y, x), (channel, z, y, x), and for 2D images (y, x), (channel, y, x).
+        image: a path (file or DICOM folder; ``CASE_0000`` stands for the files of all channels), a list of paths (one
+            per channel), a ``SimpleITK.Image``, or an array (z, y, x), (channel, z, y, x), and for 2D images (y, x),
+            (channel, y, x).
         spacing_mm: of an array: z, y, x, or y, x for 2D; an array (y, x) without it is taken as 1 mm.
         device: where to compute.
 
@@ -136,15 +137,15 @@ def predict(
     Raises:
         AutosegError: the model or the image is at fault; the message says what to do.
     """
-    opened = _open(image, spacing_mm)
     predictor = model if isinstance(model, Predictor) else Predictor(model, device=device)
+    opened = _open(image, spacing_mm, [channel.name for channel in predictor.plan.channels])
     segmentation = predictor.predict(opened, "sliding window")
     if not isinstance(image, np.ndarray):
         return sitk_from_label(segmentation, opened.geometry)
     return segmentation[0] if opened.geometry.dimensions == 2 else segmentation
 
 
-def _open(image: Any, spacing_mm: Sequence[float] | None) -> Image:
+def _open(image: Any, spacing_mm: Sequence[float] | None, channel_names: Sequence[str]) -> Image:
     if isinstance(image, np.ndarray):
         if spacing_mm is None and image.ndim != 2:
             raise OptionError(
@@ -154,7 +155,8 @@ def _open(image: Any, spacing_mm: Sequence[float] | None) -> Image:
     if spacing_mm is not None:
         raise OptionError("spacing_mm is for arrays; a file or a SimpleITK image has its own spacing")
     if isinstance(image, str | os.PathLike):
-        return open_image([Path(image)])
+        path = Path(image)
+        return open_image(find_cases(path, channel_names)[0][0].images if path.is_file() else [path])
     if isinstance(image, list | tuple) and all(isinstance(item, str | os.PathLike) for item in image):
         return open_image([Path(item) for item in image])
     if hasattr(image, "GetNumberOfComponentsPerPixel"):

@@ -14,6 +14,7 @@ typedef float v16_unaligned __attribute__((vector_size(64), aligned(4), may_alia
 typedef int32_t mask16 __attribute__((vector_size(64)));
 
 #define LANES 16
+#define ALIGNED __attribute__((aligned(64)))
 
 static inline v16 load(const float *p) { return *(const v16_unaligned *)p; }
 static inline void store(float *p, v16 v) { *(v16_unaligned *)p = v; }

@@ -3,6 +3,7 @@
 #ifndef AUTOSEG_SCRATCH_H
 #define AUTOSEG_SCRATCH_H
 
+#include <stdio.h>
 #include <stdlib.h>
 #include "gemm.h"
 
@@ -13,7 +14,10 @@ static inline float *scratch(i64 floats) {
         free(kept);
         size = (floats + 1023) / 1024 * 1024;
         kept = aligned_alloc(4096, size * sizeof(float));
-        if (!kept) abort();
+        if (!kept) {
+            fputs("autoseg: no memory for a convolution's working space\n", stderr);
+            abort();
+        }
     }
     return kept;
 }

@@ -27,7 +27,7 @@
 
 /* One line of a tile: `step` floats lie between its entries, `pace` between those of the result. */
 #define LINE(name, inputs, outputs, body)                                                                              \
-    static inline void name(const float *from, i64 step, float *to, i64 pace) {                                        \
+    static inline __attribute__((always_inline)) void name(const float *from, i64 step, float *to, i64 pace) {         \
         v16 x[6], y[6];                                                                                                \
         for (int i = 0; i < inputs; i++) x[i] = load(from + i * step);                                                 \
         body for (int i = 0; i < outputs; i++) store(to + i * pace, y[i]);                                             \
@@ -57,7 +57,7 @@ LINE(weights_4, 6, 3, v16 s = BY_P * (x[1] + x[2]); v16 d = BY_P * (x[1] - x[2])
      v16 e = BY_Q * (x[3] - x[4]); y[0] = x[0] + s + t; y[1] = P * d + Q * e; y[2] = P2 * s + Q2 * t + x[5];)
 
 #define AXIS(name, two, four)                                                                                          \
-    static inline void name(i64 m, const float *from, i64 step, float *to, i64 pace) {                                 \
+    static inline __attribute__((always_inline)) void name(i64 m, const float *from, i64 step, float *to, i64 pace) {                                 \
         if (m == 4) four(from, step, to, pace);                                                                        \
         else if (m == 2) two(from, step, to, pace);                                                                    \
         else store(to, load(from));                                                                                    \
@@ -115,81 +115,100 @@ static inline const float *row_of(const Layout *l, const float *image, i64 chann
     return edge;
 }
 
-/* The last two of three passes over a tile, y and z, from `box` to `to`; ny and nz: lines that came out of the first. */
+/* Each transform is written once for any tile, and compiled apart for the tiles that matter, with their sizes known. */
+#define INLINE static inline __attribute__((always_inline))
+#define SPAN(m) ((m) == 1 ? 1 : (m) + 2)
+#define FOR_TILE(transform, ...)                                                                                       \
+    do {                                                                                                               \
+        if (l->my == 4 && l->mx == 4 && l->mz == 4) transform(l, 4, 4, 4, __VA_ARGS__);                                \
+        else if (l->my == 4 && l->mx == 4 && l->mz == 2) transform(l, 2, 4, 4, __VA_ARGS__);                           \
+        else if (l->my == 4 && l->mx == 4 && l->mz == 1) transform(l, 1, 4, 4, __VA_ARGS__);                           \
+        else transform(l, l->mz, l->my, l->mx, __VA_ARGS__);                                                           \
+    } while (0)
+
+/* The last two of three passes over a tile, y and z, from `box` to `p`; nz: planes that came out of the first. */
 #define PASSES(line, nz)                                                                                               \
     for (i64 i = 0; i < nz; i++)                                                                                       \
-        for (i64 k = 0; k < l->ax; k++) {                                                                              \
-            float *p = box + (i * l->ay * l->ax + k) * LANES;                                                          \
-            line(l->my, p, l->ax *LANES, p, l->ax *LANES);                                                             \
+        for (i64 k = 0; k < SPAN(mx); k++) {                                                                           \
+            float *q = box + (i * plane + k) * LANES;                                                                  \
+            line(my, q, SPAN(mx) * LANES, q, SPAN(mx) * LANES);                                                        \
         }                                                                                                              \
-    for (i64 k = 0; k < plane; k++) line(l->mz, box + k * LANES, plane *LANES, p + k * channels, plane *channels);
+    for (i64 k = 0; k < plane; k++) line(mz, box + k * LANES, plane * LANES, p + k * channels, plane * channels);
 
-static void transform_image(const Layout *l, const float *image, i64 first, i64 count, float *to) {
-    float box[MOST * LANES], edge[6 * LANES];
-    i64 plane = l->ay * l->ax, channels = l->inputs, step;
-    for (i64 t = 0; t < count; t++) {
-        Corner c = corner_of(l, first + t);
-        for (i64 channel = 0; channel < channels; channel += LANES) {
-            float *p = to + t * pitch(l, channels) + channel;
-            for (i64 i = 0; i < l->az; i++)
-                for (i64 j = 0; j < l->ay; j++) {
-                    const float *row = row_of(l, image + channel, channels, c.n, c.z + i - (l->mz > 1),
-                                              c.y + j - (l->my > 1), c.x - (l->mx > 1), l->ax, edge, &step);
-                    if (step == channels) /* what the next tile along x will read */
-                        for (i64 k = 0; k < l->mx; k++) __builtin_prefetch(row + (l->ax + k) * channels);
-                    image_line(l->mx, row, step, box + (i * plane + j * l->ax) * LANES, LANES);
-                }
-            PASSES(image_line, l->az)
-        }
+INLINE void image_tile(const Layout *l, i64 mz, i64 my, i64 mx, const float *image, Corner c, float *to) {
+    float box[MOST * LANES] ALIGNED, edge[6 * LANES] ALIGNED;
+    const i64 plane = SPAN(my) * SPAN(mx), channels = l->inputs;
+    for (i64 channel = 0; channel < channels; channel += LANES) {
+        float *p = to + channel;
+        for (i64 i = 0; i < SPAN(mz); i++)
+            for (i64 j = 0; j < SPAN(my); j++) {
+                i64 step;
+                const float *row = row_of(l, image + channel, channels, c.n, c.z + i - (mz > 1), c.y + j - (my > 1),
+                                          c.x - (mx > 1), SPAN(mx), edge, &step);
+                image_line(mx, row, step, box + (i * plane + j * SPAN(mx)) * LANES, LANES);
+            }
+        PASSES(image_line, SPAN(mz))
     }
 }
 
-static void transform_gradient(const Layout *l, const float *gradient, i64 first, i64 count, float *to, float *bias) {
-    float box[MOST * LANES], edge[6 * LANES];
-    i64 plane = l->ay * l->ax, channels = l->outputs, step;
-    for (i64 t = 0; t < count; t++) {
-        Corner c = corner_of(l, first + t);
-        for (i64 channel = 0; channel < channels; channel += LANES) {
-            float *p = to + t * pitch(l, channels) + channel;
-            v16 sum = load(bias + channel);
-            for (i64 i = 0; i < l->mz; i++)
-                for (i64 j = 0; j < l->my; j++) {
-                    const float *row =
-                        row_of(l, gradient + channel, channels, c.n, c.z + i, c.y + j, c.x, l->mx, edge, &step);
-                    for (i64 k = 0; k < l->mx; k++) sum += load(row + k * step);
-                    gradient_line(l->mx, row, step, box + (i * plane + j * l->ax) * LANES, LANES);
-                }
-            store(bias + channel, sum);
-            PASSES(gradient_line, l->mz)
-        }
+INLINE void gradient_tile(const Layout *l, i64 mz, i64 my, i64 mx, const float *gradient, Corner c, float *to,
+                          float *bias) {
+    float box[MOST * LANES] ALIGNED, edge[6 * LANES] ALIGNED;
+    const i64 plane = SPAN(my) * SPAN(mx), channels = l->outputs;
+    for (i64 channel = 0; channel < channels; channel += LANES) {
+        float *p = to + channel;
+        v16 sum = load(bias + channel);
+        for (i64 i = 0; i < mz; i++)
+            for (i64 j = 0; j < my; j++) {
+                i64 step;
+                const float *row =
+                    row_of(l, gradient + channel, channels, c.n, c.z + i, c.y + j, c.x, mx, edge, &step);
+                for (i64 k = 0; k < mx; k++) sum += load(row + k * step);
+                gradient_line(mx, row, step, box + (i * plane + j * SPAN(mx)) * LANES, LANES);
+            }
+        store(bias + channel, sum);
+        PASSES(gradient_line, mz)
     }
+}
+
+INLINE void result_tile(const Layout *l, i64 mz, i64 my, i64 mx, const float *from, Corner c, const float *bias,
+                        float *result) {
+    float box[MOST * LANES] ALIGNED, row[6 * LANES] ALIGNED;
+    const i64 plane = SPAN(my) * SPAN(mx), channels = l->outputs;
+    i64 width = l->x - c.x < mx ? l->x - c.x : mx;
+    for (i64 channel = 0; channel < channels; channel += LANES) {
+        const float *p = from + channel;
+        for (i64 k = 0; k < plane; k++)
+            result_line(mz, p + k * channels, plane * channels, box + k * LANES, plane * LANES);
+        for (i64 i = 0; i < mz; i++)
+            for (i64 k = 0; k < SPAN(mx); k++) {
+                float *q = box + (i * plane + k) * LANES;
+                result_line(my, q, SPAN(mx) * LANES, q, SPAN(mx) * LANES);
+            }
+        v16 offset = bias ? load(bias + channel) : (v16){0};
+        for (i64 i = 0; i < mz && c.z + i < l->z; i++)
+            for (i64 j = 0; j < my && c.y + j < l->y; j++) {
+                result_line(mx, box + (i * plane + j * SPAN(mx)) * LANES, LANES, row, LANES);
+                float *q = result + (((c.n * l->z + c.z + i) * l->y + c.y + j) * l->x + c.x) * channels + channel;
+                for (i64 k = 0; k < width; k++) store(q + k * channels, load(row + k * LANES) + offset);
+            }
+    }
+}
+
+static void transform_image(const Layout *l, const float *image, i64 first, i64 count, float *to) {
+    for (i64 t = 0; t < count; t++)
+        FOR_TILE(image_tile, image, corner_of(l, first + t), to + t * pitch(l, l->inputs));
+}
+
+static void transform_gradient(const Layout *l, const float *gradient, i64 first, i64 count, float *to, float *bias) {
+    for (i64 t = 0; t < count; t++)
+        FOR_TILE(gradient_tile, gradient, corner_of(l, first + t), to + t * pitch(l, l->outputs), bias);
 }
 
 static void transform_result(const Layout *l, const float *from, i64 first, i64 count, const float *bias,
                              float *result) {
-    float box[MOST * LANES], row[6 * LANES];
-    i64 plane = l->ay * l->ax, channels = l->outputs;
-    for (i64 t = 0; t < count; t++) {
-        Corner c = corner_of(l, first + t);
-        i64 width = l->x - c.x < l->mx ? l->x - c.x : l->mx;
-        for (i64 channel = 0; channel < channels; channel += LANES) {
-            const float *p = from + t * pitch(l, channels) + channel;
-            for (i64 k = 0; k < plane; k++)
-                result_line(l->mz, p + k * channels, plane * channels, box + k * LANES, plane * LANES);
-            for (i64 i = 0; i < l->mz; i++)
-                for (i64 k = 0; k < l->ax; k++) {
-                    float *q = box + (i * plane + k) * LANES;
-                    result_line(l->my, q, l->ax * LANES, q, l->ax * LANES);
-                }
-            v16 offset = bias ? load(bias + channel) : (v16){0};
-            for (i64 i = 0; i < l->mz && c.z + i < l->z; i++)
-                for (i64 j = 0; j < l->my && c.y + j < l->y; j++) {
-                    result_line(l->mx, box + (i * plane + j * l->ax) * LANES, LANES, row, LANES);
-                    float *q = result + (((c.n * l->z + c.z + i) * l->y + c.y + j) * l->x + c.x) * channels + channel;
-                    for (i64 k = 0; k < width; k++) store(q + k * channels, load(row + k * LANES) + offset);
-                }
-        }
-    }
+    for (i64 t = 0; t < count; t++)
+        FOR_TILE(result_tile, from + t * pitch(l, l->outputs), corner_of(l, first + t), bias, result);
 }
 
 /* Weights (kz, ky, kx, inputs, outputs), a kernel axis of m = 1 having one entry -> (components, inputs, outputs). */
@@ -198,7 +217,7 @@ void winograd_kernel(const float *weights, float *kernel, const i64 *given, i64 
     i64 kz = l.mz > 1 ? 3 : 1, ky = l.my > 1 ? 3 : 1, kx = l.mx > 1 ? 3 : 1, plane = l.inputs * l.outputs;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 place = 0; place < plane; place += LANES) {
-        float box[MOST * LANES];
+        float box[MOST * LANES] ALIGNED;
         i64 face = l.ay * l.ax;
         for (i64 i = 0; i < kz; i++) {
             for (i64 j = 0; j < ky; j++)
@@ -260,7 +279,7 @@ void winograd_weights(const float *image, const float *gradient, float *sums, fl
     i64 kz = l.mz > 1 ? 3 : 1, ky = l.my > 1 ? 3 : 1, kx = l.mx > 1 ? 3 : 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 place = 0; place < plane; place += LANES) {
-        float box[MOST * LANES];
+        float box[MOST * LANES] ALIGNED;
         i64 face = l.ay * l.ax;
         for (i64 k = 0; k < l.components; k++) {
             v16 sum = load(sums + k * plane + place);

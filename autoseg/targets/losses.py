@@ -1,7 +1,7 @@
 """Losses on dense class maps. Everything is computed in float32, whatever the network's precision.
 
-Softmax is taken once, and the gradient of all sums over voxels is written by hand: beside the probabilities only maps of
-one number per voxel exist, no one-hot label, no gradient per class.
+Softmax is taken once, and the gradient of all sums over voxels is written by hand: beside the probabilities only maps
+of one number per voxel exist, no one-hot label, no gradient per class.
 
 Sources: Milletari et al. 2016 (Dice); Isensee et al. 2021, Methods; forms and constants of nnU-Net v2.8.1.
 """

@@ -185,7 +185,7 @@ class _Rows:
     """The channels of all samples of a batch, of which every step changes some."""
 
     def __init__(self, image_BCZYX: Tensor, parameters: Sequence[SampleParameters]) -> None:
-        self.x_BZYX = image_BCZYX.flatten(0, 1)
+        self.x_BZYX = image_BCZYX.view(-1, *image_BCZYX.shape[2:])  # never a copy: rows are changed in place
         self.num_channels = image_BCZYX.shape[1]
         self.parameters = parameters
 

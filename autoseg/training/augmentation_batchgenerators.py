@@ -11,7 +11,8 @@ What differs from the torch backend (batchgenerators 0.25.5):
 - The Gaussian blur ends at 4 sigmas and repeats the border voxel; there it ends at about 3 and does not.
 - Low resolution resamples with scikit-image, which places the coarse voxels slightly differently.
 - Gamma restores the standard deviation over n voxels, not n − 1, and adds to small ranges instead of bounding them.
-- The whole loader patch is read for every sample, and everything is computed on processors, three to six times slower.
+- The whole loader patch is read for every sample, and everything is computed on processors, in seven times the CPU
+  time for 40 × 56 × 40 voxels and nine times for 96³ (2026-11, ``benchmarks/augmentation.py``).
 
 Source: the package's documented use; recipe as in ``augmentation``.
 """

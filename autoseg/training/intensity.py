@@ -21,11 +21,11 @@ KERNEL_SIGMAS = 6
 """A Gaussian kernel is this many sigmas and half a voxel wide, made an odd number. batchgeneratorsv2."""
 
 BLOCK = 128
-"""Voxels of an axis per matrix product. Measured 2026-03 on one core with AVX-512: below 256 voxels the whole matrix is
-as fast as two passes over its diagonals, at 512 it takes twice as long; in blocks it never does."""
+"""Voxels of an axis per matrix product. Measured 2026-11 on one core with AVX-512: up to 128 voxels the whole matrix is
+faster than a pass for every diagonal, at 512 it takes twice as long."""
 
-REACH = 4
-"""How far from its diagonal a matrix may have entries: 3 for the blur, 3 for low resolution with zooms from 0.5."""
+REACH = 3
+"""How far from its diagonal a matrix may have entries: 3 for the blur, 2 for low resolution with zooms from 0.5."""
 
 
 def add_noise(image_CZYX: Tensor, sigma: float, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from autoseg.evaluation.selection import Choice
 from autoseg.inference import folder as folder_module
 from autoseg.inference.predictor import Predictor, predict, predict_cases, predict_folder
 from autoseg.networks import build_network, save_weights
-from autoseg.run_folder import RunFolder
+from autoseg.run_folder import RunFolder, RunRecord
 from planners import records
 from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
@@ -133,6 +134,17 @@ def test_2d_images(make_run, tmp_path):
     assert predict(grey.root, array[..., 0]).shape == (20, 17)
 
 
+def test_channels_in_files_of_their_own(make_run, tmp_path):
+    opened = Predictor(make_run((8, 8, 8), num_channels=2).root)
+    arrays = [random_array(8, 9, 10, seed=seed) for seed in range(2)]
+    files = [tmp_path / "images" / f"a_000{index}.nii.gz" for index in range(2)]
+    for file, array in zip(files, arrays, strict=True):
+        write_volume(file, array)
+    expected = predict(opened, np.stack(arrays), spacing_mm=(1.0, 1.0, 1.5))
+    for given in (files, files[0]):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(predict(opened, given)), expected)
+
+
 def test_what_cannot_be_an_image(make_run):
     run = make_run((8, 8, 8))
     with pytest.raises(OptionError, match="says nothing of its spacing"):
@@ -222,6 +234,19 @@ def test_a_model_that_cannot_be_opened_says_why(make_run, tmp_path):
         Predictor(run.root)
 
 
+def test_a_cpu_computes_as_it_was_trained(make_run):
+    """A race that ends differently must not change the precision from one prediction to the next."""
+    run = make_run((8, 8, 8))
+    assert Predictor(run.root).compute == CPU
+    trained = dataclasses.replace(CPU, channels_last=True, reasons=("measured",))
+    run.write(RunRecord(name="x", dataset="x", cases=(), started="now", compute=vars(trained)), run.run_file)
+    for device in ("auto", "cpu"):
+        found = Predictor(run.root, device=device).compute
+        assert dataclasses.replace(found, threads=1) == trained
+    given = dataclasses.replace(CPU, reasons=("given",))
+    assert Predictor(run.root, compute=given).compute is given
+
+
 @pytest.fixture
 def folder_of_images(tmp_path):
     """Four images of one channel, in several formats."""
@@ -245,6 +270,48 @@ def test_a_folder_comes_back_in_its_formats(make_run, folder_of_images, tmp_path
         np.testing.assert_allclose(segmentation.GetSpacing(), image.GetSpacing(), rtol=1e-6)
         np.testing.assert_allclose(segmentation.GetOrigin(), image.GetOrigin(), rtol=1e-6)
     assert "3d, 2 networks" in capsys.readouterr().err
+
+
+def test_photographs_become_png(make_run, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (30, 20, 3), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(images / "retina.jpg"))
+    written = predict_folder(make_run((8, 8), num_channels=3).root, images, tmp_path / "out")
+    assert [path.name for path in written] == ["retina.png"]
+    assert sitk.ReadImage(str(written[0])).GetSize() == (20, 30)
+
+
+def write_slice(path, pixels, number):
+    image = sitk.GetImageFromArray(pixels[None])
+    image.SetSpacing((0.8, 0.8, 1.0))
+    uids = {"0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0020|000d": "1.2", "0020|000e": "1.2.3"}
+    place = {"0020|0032": f"1\\2\\{2.0 * number}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(number)}
+    for key, value in {**uids, **place, "0008|0060": "CT", "0008|0018": f"1.2.3.{number}"}.items():
+        image.SetMetaData(key, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    before = locale.setlocale(locale.LC_ALL)
+    writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves the program in the locale C
+
+
+def test_dicom_series_become_nifti(make_run, tmp_path):
+    array = random_array(6, 12, 10)
+    for patient in ("p1", "p2"):
+        (tmp_path / "scans" / patient).mkdir(parents=True)
+        for number, pixels in enumerate(array):
+            write_slice(tmp_path / "scans" / patient / f"{9 - number}.dcm", pixels, number)
+    run = make_run((4, 8, 8))
+    written = predict_folder(run.root, tmp_path / "scans", tmp_path / "out")
+    assert [path.name for path in written] == ["p1.nii.gz", "p2.nii.gz"]
+    segmentation = sitk.ReadImage(str(written[0]))
+    np.testing.assert_allclose(segmentation.GetSpacing(), (0.8, 0.8, 2.0), rtol=1e-6)
+    expected = predict(run.root, array, spacing_mm=(2.0, 0.8, 0.8))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(segmentation), expected)
+    one = predict_folder(run.root, tmp_path / "scans" / "p2", tmp_path / "one")
+    assert [path.name for path in one] == ["p2.nii.gz"]
 
 
 def test_what_is_done_is_skipped(make_run, folder_of_images, tmp_path, capsys):
@@ -273,6 +340,11 @@ def test_one_bad_image_does_not_stop_the_others(make_run, folder_of_images, tmp_
     assert "6 channels" in lines[2]
     done = [path.name for path in sorted(output.glob("case*")) if path.suffix != ".json"]
     assert done == ["case0.nii.gz", "case2.mha", "case3.tif"]
+
+
+def test_nothing_could_be_segmented(make_run, folder_of_images, tmp_path):
+    with pytest.raises(ImageError, match=r"^none of 4 images could be segmented\n  case case0: .*needs 3"):
+        predict_folder(make_run((8, 8, 8), num_channels=3).root, folder_of_images, tmp_path / "out")
 
 
 def test_several_channels_and_a_missing_one(make_run, tmp_path):

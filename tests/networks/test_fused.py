@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.autograd import grad
+from torch.nn import functional
 
 from autoseg import native
 from autoseg.networks import fused
@@ -49,7 +49,7 @@ def test_winograd_equals_convolution(tiles):
     x, weight, bias = draw(2, 32, 5, 9, 6), draw(48, 32, *kernel), draw(48)
     compare(
         lambda *t: fused._Winograd.apply(*t, tiles),
-        lambda *t: F.conv3d(*t, padding=[size // 2 for size in kernel]),
+        lambda *t: functional.conv3d(*t, padding=[size // 2 for size in kernel]),
         (x, weight, bias),
     )
 
@@ -68,7 +68,7 @@ def test_winograd_equals_convolution(tiles):
 )
 def test_convolve_equals_convolution(shape, kernel, stride, channels):
     tensors = draw(2, channels[0], *shape), draw(channels[1], channels[0], *kernel), draw(channels[1])
-    slow = F.conv3d if len(shape) == 3 else F.conv2d
+    slow = functional.conv3d if len(shape) == 3 else functional.conv2d
     compare(
         lambda *t: fused.convolve(*t, stride, {}),
         lambda *t: slow(*t, stride=stride, padding=[size // 2 for size in kernel]),
@@ -100,7 +100,7 @@ def test_upsample_join_equals_transposed_convolution_and_concatenation(stride):
     coarse_shape = (3, 4, 5)[: len(stride)]
     fine_shape = [size * step for size, step in zip(coarse_shape, stride, strict=True)]
     coarse, weight, bias, skip = draw(2, 32, *coarse_shape), draw(32, 16, *stride), draw(16), draw(2, 48, *fine_shape)
-    transposed = F.conv_transpose3d if len(stride) == 3 else F.conv_transpose2d
+    transposed = functional.conv_transpose3d if len(stride) == 3 else functional.conv_transpose2d
     compare(
         fused.upsample_join,
         lambda c, w, b, s: torch.cat((transposed(c, w, b, stride=stride), s), 1),
@@ -109,7 +109,7 @@ def test_upsample_join_equals_transposed_convolution_and_concatenation(stride):
 
 
 def slow_norm(x, weight, bias):
-    return F.leaky_relu(F.instance_norm(x, weight=weight, bias=bias, eps=1e-5), 0.01)
+    return functional.leaky_relu(functional.instance_norm(x, weight=weight, bias=bias, eps=1e-5), 0.01)
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 5, 7, 6), (3, 16, 20, 24, 11), (2, 48, 19, 3)])

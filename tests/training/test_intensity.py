@@ -54,7 +54,7 @@ def test_noise_is_independent_between_channels_and_seeds():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blur(shape):
     image = rows_of(shape)
-    sigmas = [(0.5 + 0.1 * row, 0.99, 0.71) for row in range(len(image))]
+    sigmas = [(0.5 + 0.1 * row, 0.71, 0.99) for row in range(len(image))]
     mine = image.clone()
     intensity.blur(mine, sigmas)
     transform = GaussianBlurTransform((0.5, 1.0), False, False)

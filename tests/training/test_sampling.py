@@ -72,16 +72,24 @@ def test_generators_differ_in_every_part_of_the_key():
     assert sample_generator(-1, 0, 0, 0, 0).random() == sample_generator(2**64 - 1, 0, 0, 0, 0).random()
 
 
-def test_validation_draws_other_numbers_and_augments_nothing(source):
+def test_validation_augments_nothing(source):
     validation = BatchSource(source.cases, source.configuration, seed=11, augment=False)
-    training, plain = source.samples(0, 0), validation.samples(0, 0)
-    assert [sample.corner for sample in training] != [sample.corner for sample in plain]
+    plain = validation.samples(0, 0)
     batch = validation.batch(0, 0)
     for index, sample in enumerate(plain):
         stop = [first + size for first, size in zip(sample.corner, (12, 16, 14), strict=True)]
         image, label = sample.case.read(sample.corner, stop)
         np.testing.assert_array_equal(batch.image[index].numpy(), image)
         np.testing.assert_array_equal(batch.label[index].numpy(), np.maximum(label, 0))
+
+
+def test_training_and_validation_draw_different_numbers(source):
+    configuration = source.configuration
+    training = dataclasses.replace(configuration.training, augmentation=Augmentation(enabled=False))
+    configuration = dataclasses.replace(configuration, training=training)
+    first, second = (BatchSource(source.cases, configuration, seed=11, augment=augment) for augment in (True, False))
+    assert first.frame == second.frame
+    assert [sample.corner for sample in first.samples(0, 0)] != [sample.corner for sample in second.samples(0, 0)]
 
 
 def test_validation_also_forces_foreground(make_case, make_configuration):

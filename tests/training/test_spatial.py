@@ -161,6 +161,13 @@ def test_even_votes_go_to_the_nearest_voxel():
         assert out[1].flatten().tolist() == expected
 
 
+def test_even_votes_without_the_nearest_voxel_go_to_the_lowest_label():
+    ways = [torch.tensor([0.45])] * 3
+    #                  nearest  x  y  xy  z  xz  yz  xyz: labels 7 and 3 have two voxels each, at equal distances
+    values = torch.tensor([[5], [7], [3], [7], [6], [3], [8], [9]], dtype=torch.int8)
+    assert spatial._vote_of_several(values, values[0], ways).tolist() == [3]
+
+
 def test_result_does_not_depend_on_chunks(monkeypatch):
     torch.manual_seed(0)
     image, label = torch.randn(1, 12, 13, 14), torch.randint(-1, 3, (1, 12, 13, 14), dtype=torch.int8)
