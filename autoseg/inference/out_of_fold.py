@@ -1,7 +1,8 @@
 """Out-of-fold predictions: every case as the network predicts it that has not seen it; and the choice made from them.
 
-Each fold leaves the predictions of its validation cases. Where several configurations are trained it leaves their logits
-too (float16, on the preprocessed grid), so that ensembles of two can be judged; they are deleted once the choice is made.
+Each fold leaves the predictions of its validation cases. Where several configurations are trained it leaves their
+logits too (float16, on the preprocessed grid), so that ensembles of two can be judged; they are deleted once the choice
+is made.
 """
 
 import itertools
