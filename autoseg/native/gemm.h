@@ -51,21 +51,48 @@ GEMM_BLOCK(gemm_tall_1, TALL, 1)
 GEMM_BLOCK(gemm_4_1, 4, 1)
 GEMM_BLOCK(gemm_1_1, 1, 1)
 
-/* C[m, n] = S + A[m, k] B[k, n]; n is a multiple of 16. A's element (i, q) lies at a[i * a_row + q * a_col], so that its
-   transpose needs no copy. S is C itself to accumulate, or one row (s_row = 0) to begin from a bias. */
-static inline void gemm(const float *a, i64 a_row, i64 a_col, const float *b, i64 b_row, const float *s, i64 s_row,
-                        float *c, i64 c_row, i64 m, i64 n, i64 k) {
-    for (i64 j = 0; j < n; j += LANES * WIDE) {
-        int wide = j + LANES * WIDE <= n;
+/* Element (i, q) of the left factor lies at `at[i * row + q * column]`, so that a transpose needs no copy. */
+typedef struct {
+    const float *at;
+    i64 row, column;
+} Left;
+
+/* A matrix in panels of PANEL columns: rows of a panel lie `row` floats apart, panels `panel`. An ordinary matrix has
+   panel = PANEL; one whose panels are stored one after the other is read in a straight line. */
+typedef struct {
+    float *at;
+    i64 row, panel;
+} Panels;
+
+#define PANEL (LANES * WIDE)
+
+static inline Panels ordinary(const float *at, i64 row) { return (Panels){(float *)at, row, PANEL}; }
+static inline Panels packed(const float *at, i64 rows) { return (Panels){(float *)at, PANEL, PANEL * rows}; }
+static inline Panels zeros(void) {
+    static float zero[PANEL];
+    return (Panels){zero, 0, 0};
+}
+
+/* Floats of a packed matrix, and the place of one element of it. */
+static inline i64 packed_size(i64 rows, i64 columns) { return rows * ((columns + PANEL - 1) / PANEL * PANEL); }
+static inline i64 packed_place(i64 row, i64 column, i64 rows) {
+    return column / PANEL * PANEL * rows + row * PANEL + column % PANEL;
+}
+
+/* C[m, n] = S + A[m, k] B[k, n]; n is a multiple of 16. S is C itself to add to it, or zeros(), or one row (row = 0). */
+static inline void gemm(Left a, Panels b, Panels s, Panels c, i64 m, i64 n, i64 k) {
+    for (i64 j = 0; j < n; j += PANEL) {
+        int wide = j + PANEL <= n;
         i64 i = 0;
 #define ROWS(count, wide_block, narrow_block)                                                                          \
     for (; i + count <= m; i += count)                                                                                 \
-        (wide ? wide_block : narrow_block)(a + i * a_row, a_row, a_col, b + j, b_row, s + i * s_row + j, s_row,        \
-                                           c + i * c_row + j, c_row, k);
+        (wide ? wide_block : narrow_block)(a.at + i * a.row, a.row, a.column, b.at, b.row, s.at + i * s.row, s.row,    \
+                                           c.at + i * c.row, c.row, k);
         ROWS(TALL, gemm_tall_wide, gemm_tall_1)
         ROWS(4, gemm_4_wide, gemm_4_1)
         ROWS(1, gemm_1_wide, gemm_1_1)
 #undef ROWS
+        b.at += b.panel, s.at += s.panel, c.at += c.panel;
     }
 }
 

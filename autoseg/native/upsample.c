@@ -36,8 +36,9 @@ void upsample_forward(const float *coarse, const float *weights, const float *bi
 #pragma omp for schedule(static)
         for (i64 line = 0; line < u.batch * u.z * u.y; line++)
             for (i64 tap = 0; tap < u.taps; tap++)
-                gemm(coarse + line * u.x * u.inputs, u.inputs, 1, weights + tap * u.inputs * u.outputs, u.outputs, bias,
-                     0, joined + joined_row(&u, line, tap), u.kx * u.pitch, u.x, u.outputs, u.inputs);
+                gemm((Left){coarse + line * u.x * u.inputs, u.inputs, 1},
+                     ordinary(weights + tap * u.inputs * u.outputs, u.outputs), ordinary(bias, 0),
+                     ordinary(joined + joined_row(&u, line, tap), u.kx * u.pitch), u.x, u.outputs, u.inputs);
 #pragma omp for schedule(static)
         for (i64 voxel = 0; voxel < u.batch * u.z * u.y * u.x * u.taps; voxel++)
             memcpy(joined + voxel * u.pitch + u.outputs, skip + voxel * u.skips, u.skips * sizeof(float));
@@ -52,8 +53,9 @@ void upsample_coarse(const float *joined, const float *weights, float *coarse, c
         float *row = coarse + line * u.x * u.inputs;
         memset(row, 0, u.x * u.inputs * sizeof(float));
         for (i64 tap = 0; tap < u.taps; tap++)
-            gemm(joined + joined_row(&u, line, tap), u.kx * u.pitch, 1, weights + tap * u.inputs * u.outputs, u.inputs,
-                 row, u.inputs, row, u.inputs, u.x, u.inputs, u.outputs);
+            gemm((Left){joined + joined_row(&u, line, tap), u.kx * u.pitch, 1},
+                 ordinary(weights + tap * u.inputs * u.outputs, u.inputs), ordinary(row, u.inputs),
+                 ordinary(row, u.inputs), u.x, u.inputs, u.outputs);
     }
 }
 
@@ -71,8 +73,8 @@ void upsample_weights(const float *coarse, const float *joined, float *sums, flo
         for (i64 line = 0; line < u.batch * u.z * u.y; line++)
             for (i64 tap = 0; tap < u.taps; tap++) {
                 const float *row = joined + joined_row(&u, line, tap);
-                float *c = own + tap * plane;
-                gemm(coarse + line * u.x * u.inputs, 1, u.inputs, row, u.kx * u.pitch, c, u.outputs, c, u.outputs,
+                Panels sum = ordinary(own + tap * plane, u.outputs);
+                gemm((Left){coarse + line * u.x * u.inputs, 1, u.inputs}, ordinary(row, u.kx * u.pitch), sum, sum,
                      u.inputs, u.outputs, u.x);
                 for (i64 i = 0; i < u.x; i++)
                     for (i64 k = 0; k < u.outputs; k++) bias[k] += row[i * u.kx * u.pitch + k];

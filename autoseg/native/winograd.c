@@ -211,14 +211,15 @@ static void transform_result(const Layout *l, const float *from, i64 first, i64 
         FOR_TILE(result_tile, from + t * pitch(l, l->outputs), corner_of(l, first + t), bias, result);
 }
 
-/* Weights (kz, ky, kx, inputs, outputs), a kernel axis of m = 1 having one entry -> (components, inputs, outputs). */
+/* Weights (kz, ky, kx, inputs, outputs), a kernel axis of m = 1 having one entry -> per component a packed matrix of
+   inputs x outputs. */
 void winograd_kernel(const float *weights, float *kernel, const i64 *given, i64 threads) {
     Layout l = layout_of(given);
-    i64 kz = l.mz > 1 ? 3 : 1, ky = l.my > 1 ? 3 : 1, kx = l.mx > 1 ? 3 : 1, plane = l.inputs * l.outputs;
+    i64 kz = l.mz > 1 ? 3 : 1, ky = l.my > 1 ? 3 : 1, kx = l.mx > 1 ? 3 : 1;
+    i64 plane = l.inputs * l.outputs, size = packed_size(l.inputs, l.outputs), face = l.ay * l.ax;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 place = 0; place < plane; place += LANES) {
         float box[MOST * LANES] ALIGNED;
-        i64 face = l.ay * l.ax;
         for (i64 i = 0; i < kz; i++) {
             for (i64 j = 0; j < ky; j++)
                 kernel_line(l.mx, weights + (i * ky + j) * kx * plane + place, plane, box + (i * face + j * l.ax) * LANES,
@@ -228,8 +229,8 @@ void winograd_kernel(const float *weights, float *kernel, const i64 *given, i64 
                 kernel_line(l.my, p, l.ax * LANES, p, l.ax * LANES);
             }
         }
-        for (i64 k = 0; k < face; k++)
-            kernel_line(l.mz, box + k * LANES, face * LANES, kernel + k * plane + place, face * plane);
+        float *to = kernel + packed_place(place / l.outputs, place % l.outputs, l.inputs);
+        for (i64 k = 0; k < face; k++) kernel_line(l.mz, box + k * LANES, face * LANES, to + k * size, face * size);
     }
 }
 
@@ -237,53 +238,55 @@ void winograd_kernel(const float *weights, float *kernel, const i64 *given, i64 
 void winograd_forward(const float *image, const float *kernel, const float *bias, float *result, const i64 *given,
                       i64 threads) {
     Layout l = layout_of(given);
-    static const float zero[4096];
+    i64 in = pitch(&l, l.inputs), out = pitch(&l, l.outputs), size = packed_size(l.inputs, l.outputs);
 #pragma omp parallel num_threads(threads)
     {
-        i64 in = pitch(&l, l.inputs), out = pitch(&l, l.outputs);
         float *images = scratch(l.share * (in + out)), *products = images + l.share * in;
 #pragma omp for schedule(static)
         for (i64 first = 0; first < l.tiles; first += l.share) {
             i64 count = l.tiles - first < l.share ? l.tiles - first : l.share;
             transform_image(&l, image, first, count, images);
             for (i64 k = 0; k < l.components; k++)
-                gemm(images + k * l.inputs, in, 1, kernel + k * l.inputs * l.outputs, l.outputs, zero, 0,
-                     products + k * l.outputs, out, count, l.outputs, l.inputs);
+                gemm((Left){images + k * l.inputs, in, 1}, packed(kernel + k * size, l.inputs), zeros(),
+                     ordinary(products + k * l.outputs, out), count, l.outputs, l.inputs);
             transform_result(&l, products, first, count, bias, result);
         }
     }
 }
 
 /* Gradient of the weights, (kz, ky, kx, inputs, outputs), and of the bias, from the image and the outputs' gradient.
-   `sums` holds threads x (components x inputs + 1) x outputs floats; the threads' sums are added in a fixed order. */
+   `sums`: per thread a packed matrix per component and a row of outputs; they are added in a fixed order. */
 void winograd_weights(const float *image, const float *gradient, float *sums, float *weights, float *bias,
                       const i64 *given, i64 threads) {
     Layout l = layout_of(given);
-    i64 plane = l.inputs * l.outputs, size = l.components * plane + l.outputs;
-    memset(sums, 0, threads * size * sizeof(float));
+    i64 size = packed_size(l.inputs, l.outputs), all = l.components * size + l.outputs;
+    i64 in = pitch(&l, l.inputs), out = pitch(&l, l.outputs);
+    memset(sums, 0, threads * all * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        i64 in = pitch(&l, l.inputs), out = pitch(&l, l.outputs);
         float *images = scratch(l.share * (in + out)), *gradients = images + l.share * in;
-        float *own = sums + omp_get_thread_num() * size;
+        float *own = sums + omp_get_thread_num() * all;
 #pragma omp for schedule(static)
         for (i64 first = 0; first < l.tiles; first += l.share) {
             i64 count = l.tiles - first < l.share ? l.tiles - first : l.share;
             transform_image(&l, image, first, count, images);
-            transform_gradient(&l, gradient, first, count, gradients, own + l.components * plane);
-            for (i64 k = 0; k < l.components; k++)
-                gemm(images + k * l.inputs, 1, in, gradients + k * l.outputs, out, own + k * plane, l.outputs,
-                     own + k * plane, l.outputs, l.inputs, l.outputs, count);
+            transform_gradient(&l, gradient, first, count, gradients, own + l.components * size);
+            for (i64 k = 0; k < l.components; k++) {
+                Panels sum = packed(own + k * size, l.inputs);
+                gemm((Left){images + k * l.inputs, 1, in}, ordinary(gradients + k * l.outputs, out), sum, sum, l.inputs,
+                     l.outputs, count);
+            }
         }
     }
     i64 kz = l.mz > 1 ? 3 : 1, ky = l.my > 1 ? 3 : 1, kx = l.mx > 1 ? 3 : 1;
+    i64 plane = l.inputs * l.outputs, face = l.ay * l.ax;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (i64 place = 0; place < plane; place += LANES) {
         float box[MOST * LANES] ALIGNED;
-        i64 face = l.ay * l.ax;
+        const float *from = sums + packed_place(place / l.outputs, place % l.outputs, l.inputs);
         for (i64 k = 0; k < l.components; k++) {
-            v16 sum = load(sums + k * plane + place);
-            for (i64 t = 1; t < threads; t++) sum += load(sums + t * size + k * plane + place);
+            v16 sum = load(from + k * size);
+            for (i64 t = 1; t < threads; t++) sum += load(from + t * all + k * size);
             store(box + k * LANES, sum);
         }
         for (i64 k = 0; k < face; k++)
@@ -300,6 +303,6 @@ void winograd_weights(const float *image, const float *gradient, float *sums, fl
     }
     for (i64 c = 0; c < l.outputs; c++) {
         bias[c] = 0;
-        for (i64 t = 0; t < threads; t++) bias[c] += sums[t * size + l.components * plane + c];
+        for (i64 t = 0; t < threads; t++) bias[c] += sums[t * all + l.components * size + c];
     }
 }

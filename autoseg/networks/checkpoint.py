@@ -1,5 +1,6 @@
 """Weights on disk: safetensors files, which hold numbers and text and cannot run code."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.run_folder import write_atomic
+
+META = "autoseg"
+"""Key of the text beside the weights."""
 
 SHOWN = 3
 """How many differences an error message names."""
@@ -24,7 +28,8 @@ def save_weights(path: Path, network: nn.Module, meta: Mapping[str, str]) -> Non
         meta: text to keep beside them, such as the step.
     """
     tensors = {name: value.detach().to("cpu").contiguous() for name, value in network.state_dict().items()}
-    write_atomic(path, save(tensors, metadata=dict(meta)))
+    # One entry: safetensors writes several in an order that changes from run to run, and equal weights are equal files.
+    write_atomic(path, save(tensors, metadata={META: json.dumps(dict(meta), sort_keys=True)}))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -35,9 +40,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
+            meta = json.loads((file.metadata() or {}).get(META, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, dict(meta)  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as fault:
+    except (OSError, ValueError, SafetensorError) as fault:
         raise ModelError(f"{path} cannot be read as weights: {fault}. Train again, or copy the file anew") from fault
 
 

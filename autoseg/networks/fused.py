@@ -127,7 +127,7 @@ class _Winograd(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             turned = weight.flip(tuple(range(2, weight.dim())))
             image = _filter(gradient, _transform(_spread(turned, 0, 1), tiles), None, tiles, num_inputs)
-        size = (_components(tiles) * num_inputs + 1) * num_outputs
+        size = _components(tiles) * num_inputs * _padded(num_outputs) + num_outputs
         threads = _threads(size)
         weights, bias = x.new_empty(weight.numel()), x.new_empty(num_outputs)
         sizes = _longs(*_shape(x), num_inputs, num_outputs, *tiles)
@@ -199,9 +199,9 @@ def _cost(shape: Sequence[int], tiles: Sequence[int], num_inputs: int, num_outpu
 
 
 def _transform(weight: Tensor, tiles: tuple[int, ...]) -> Tensor:
-    """Weights with the kernel's axes first, then inputs and outputs -> components, inputs, outputs."""
+    """Weights with the kernel's axes first, then inputs and outputs -> packed matrices, one per component."""
     num_inputs, num_outputs = weight.shape[-2:]
-    kernel = weight.new_empty(_components(tiles) * num_inputs * num_outputs)
+    kernel = weight.new_empty(_components(tiles) * num_inputs * _padded(num_outputs))
     _call("winograd_kernel", weight, kernel, _longs(1, 1, 1, 1, num_inputs, num_outputs, *tiles), _threads())
     return kernel
 
@@ -245,6 +245,11 @@ def _sums(x: Tensor) -> Tensor:
 
 def _components(tiles: Sequence[int]) -> int:
     return math.prod(1 if tile == 1 else tile + 2 for tile in tiles)
+
+
+def _padded(channels: int) -> int:
+    """Columns of a packed matrix: the compiled code fills its last panel up."""
+    return -(-channels // (2 * LANES)) * 2 * LANES
 
 
 def _longs(*values: int) -> Any:

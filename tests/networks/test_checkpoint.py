@@ -22,6 +22,15 @@ def test_round_trip(tmp_path):
     assert [item.name for item in path.parent.iterdir()] == [path.name], "nothing unfinished is left"
 
 
+def test_equal_weights_are_equal_files(tmp_path):
+    network, meta = nn.Linear(2, 2), {name: name for name in "abcdefgh"}
+    files = []
+    for index in range(8):
+        save_weights(tmp_path / str(index), network, meta)
+        files.append((tmp_path / str(index)).read_bytes())
+    assert len(set(files)) == 1
+
+
 def test_meta_may_be_empty(tmp_path):
     save_weights(tmp_path / "weights.safetensors", nn.Linear(2, 2), {})
     assert load_weights(tmp_path / "weights.safetensors")[1] == {}
