@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from planners import recipe
-from planners.memory import FAMILIES, step_bytes
+from planners.memory import step_bytes
+from planners.network_size import FAMILIES
 from planners.plan import Configuration, Plan, Reason
 from planners.records import PlanError, RecordError, from_json, to_json
 from planners.unet import explain_bytes

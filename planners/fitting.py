@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from planners.decision import Decision, axis_names, percent, quantity, times
 from planners.geometry import first_patch
-from planners.memory import feature_map_elements
+from planners.network_size import feature_map_elements
 from planners.plan import Architecture, MemoryBudget
 from planners.presets import Preset, build_architecture
 from planners.records import PlanError

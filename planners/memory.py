@@ -1,8 +1,8 @@
-"""What a network costs, by arithmetic: feature-map elements, parameters, bytes of a training step.
+"""What a training step holds in memory, by arithmetic.
 
-Two measures, on purpose. The *elements* are nnU-Net's measure, by which patch and batch are fitted to the budget: it is
-coarse, but it makes the same decisions. The *bytes* are our own prediction of what a training step will hold at
-its peak; they inform and decide nothing.
+Patch and batch are fitted to the budget by nnU-Net's own measure, the feature-map elements of ``network_size``: it is
+coarse, but it makes the same decisions. The *bytes* here are our prediction of what a training step will hold at its
+peak.
 """
 
 import math
@@ -10,14 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planners.decision import byte_size
+from planners.network_size import num_parameters, stage_maps
 from planners.plan import Architecture
-from planners.records import PlanError
-
-PLAIN_UNET = "plain-unet"
-"""Blocks of convolution, instance norm, leaky ReLU, with skips; Ronneberger et al. 2015, Çiçek et al. 2016."""
-
-FAMILIES = (PLAIN_UNET,)
-"""Network families whose arithmetic stands in this file."""
 
 HALF, SINGLE, INTEGER = 2, 4, 8
 """Bytes of a number in bf16 or fp16, in fp32, and of a label index in the loss (int64)."""
@@ -69,58 +63,19 @@ class StepBytes:
         )
 
 
-def feature_map_elements(architecture: Architecture, patch_size: Sequence[int], num_outputs: int) -> int:
-    """Count the numbers in all convolution outputs for one patch, with the full-resolution output alone.
-
-    Args:
-        architecture: of a family in :data:`FAMILIES`.
-        patch_size: divisible by the product of the strides.
-        num_outputs: channels of the network's output.
-
-    Source: nnU-Net v2.8.1 counts the same in an instantiated network; this is its closed form.
-    """
-    maps = _stage_maps(architecture, patch_size)
-    encoder = sum(stage.num_blocks * size for stage, size in zip(architecture.stages, maps, strict=True))
-    upsampled = sum(maps[:-1])
-    decoder = sum(blocks * size for blocks, size in zip(architecture.num_decoder_blocks, maps, strict=False))
-    return encoder + upsampled + decoder + num_outputs * math.prod(patch_size)
-
-
-def num_parameters(architecture: Architecture, num_input_channels: int, num_outputs: int) -> int:
-    """Count the trainable numbers of a network, the heads of all its outputs included.
-
-    Args:
-        architecture: of a family in :data:`FAMILIES`.
-        num_input_channels: channels of the image.
-        num_outputs: channels of each output.
-    """
-    _check_family(architecture)
-    stages = architecture.stages
-    encoder, channels = 0, num_input_channels
-    for stage in stages:
-        encoder += _blocks_parameters(stage.num_blocks, channels, stage.features, stage.kernel)
-        channels = stage.features
-    decoder = 0
-    for stage, deeper, blocks in zip(stages, stages[1:], architecture.num_decoder_blocks, strict=False):
-        decoder += deeper.features * stage.features * math.prod(deeper.stride) + stage.features
-        decoder += _blocks_parameters(blocks, 2 * stage.features, stage.features, stage.kernel)
-    heads = sum(stage.features * num_outputs + num_outputs for stage in stages[: len(architecture.outputs)])
-    return encoder + decoder + heads
-
-
 def step_bytes(
     architecture: Architecture, patch_size: Sequence[int], batch_size: int, num_input_channels: int, num_outputs: int
 ) -> StepBytes:
     """Predict what one training step holds at its peak, in mixed precision.
 
     Args:
-        architecture: of a family in :data:`FAMILIES`.
+        architecture: of a family in :data:`network_size.FAMILIES`.
         patch_size: divisible by the product of the strides.
         batch_size: patches per step.
         num_input_channels: channels of the image.
         num_outputs: channels of each output.
     """
-    maps, voxels = _stage_maps(architecture, patch_size), math.prod(patch_size)
+    maps, voxels = stage_maps(architecture, patch_size), math.prod(patch_size)
     blocks = [stage.num_blocks for stage in architecture.stages]
     for index, count in enumerate(architecture.num_decoder_blocks):
         blocks[index] += count
@@ -138,26 +93,3 @@ def step_bytes(
         loss=batch_size * (logits + labels),
         transient=batch_size * TRANSIENT_TENSORS * HALF * max(maps),
     )
-
-
-def _stage_maps(architecture: Architecture, patch_size: Sequence[int]) -> list[int]:
-    """Numbers in one feature map of each stage, for one patch: features × voxels."""
-    _check_family(architecture)
-    size, maps = list(patch_size), []
-    for stage in architecture.stages:
-        size = [edge // stride for edge, stride in zip(size, stage.stride, strict=True)]
-        maps.append(stage.features * math.prod(size))
-    return maps
-
-
-def _blocks_parameters(num_blocks: int, channels_in: int, channels_out: int, kernel: Sequence[int]) -> int:
-    """Weights and bias of each convolution, scale and shift of each norm; only the first block sees ``channels_in``."""
-    weights = (channels_in + (num_blocks - 1) * channels_out) * channels_out * math.prod(kernel)
-    return weights + 3 * num_blocks * channels_out
-
-
-def _check_family(architecture: Architecture) -> None:
-    if architecture.family not in FAMILIES:
-        raise PlanError(
-            f"no memory arithmetic for networks of family {architecture.family!r} (known: {', '.join(FAMILIES)})"
-        )

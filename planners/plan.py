@@ -73,7 +73,14 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One input of the network: the image's channels, or later a previous segmentation."""
+    """One input of the network.
+
+    Attributes:
+        kind: ``image``: the image's channels; ``previous``: the segmentation of the configuration ``name``, one channel
+            per foreground class, 1 where it found that class.
+        name: ``image``, or the previous configuration's.
+        channels: how many.
+    """
 
     kind: Literal["image", "previous", "seeds"] = "image"
     name: str = "image"
@@ -123,7 +130,18 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How one fold is trained. Defaults are nnU-Net v2's recipe (Isensee et al. 2021; v2.8.1)."""
+    """How one fold is trained. Defaults are nnU-Net v2's recipe (Isensee et al. 2021; v2.8.1).
+
+    Attributes (those that do not speak for themselves):
+        warm_up: epochs in which the learning rate rises linearly.
+        patience: epochs without a better smoothed Dice after which the final anneal begins; None: never.
+        mirror_axes: axes of the patch along which patches are mirrored, in training and in prediction.
+        mirror_swaps: pairs of classes (left and right) that change places when a patch is mirrored along
+            ``mirror_swap_axis``; inner class indices.
+        mirror_swap_axis: that axis, one of ``mirror_axes``; None where there are no such pairs.
+        frozen: beginnings of parameter names, such as ``encoder``, that training leaves as they are.
+        initial_weights: digest of the weights that training starts from; empty: drawn from ``seed``.
+    """
 
     epochs: int = 1000
     steps_per_epoch: int = 250
@@ -139,8 +157,12 @@ class Training:
     batch_dice: bool = False
     foreground_fraction: float = 0.33
     augmentation: Augmentation = Augmentation()
+    patience: int | None = None
     mirror_axes: tuple[int, ...] = (0, 1, 2)
+    mirror_swaps: tuple[tuple[int, int], ...] = ()
+    mirror_swap_axis: int | None = None
     frozen: tuple[str, ...] = ()
+    initial_weights: str = ""
     seed: int = 0
 
 
@@ -246,6 +268,8 @@ class Plan:
         for item in self.configurations:
             if len(item.normalization) != len(self.channels) or len(item.use_mask_for_norm) != len(self.channels):
                 raise PlanError(f"{item.name}.normalization needs one entry per channel ({len(self.channels)})")
+        for item in self.configurations:
+            _check_previous(item, self)
 
     def configuration(self, name: str) -> Configuration:
         """Find a configuration by name.
@@ -258,6 +282,24 @@ class Plan:
                 return item
         known = ", ".join(item.name for item in self.configurations)
         raise PlanError(f"plan has no configuration {name!r}; it has: {known}")
+
+
+def _check_previous(item: Configuration, plan: Plan) -> None:
+    """Check that a cascade leads to a first configuration, and that its input has one channel per foreground class."""
+    fed = [part for part in item.inputs if part.kind == "previous"]
+    if [part.name for part in fed] != ([] if item.previous is None else [item.previous]):
+        raise PlanError(f"{item.name}.previous is {item.previous}; inputs need one of kind previous with that name")
+    if fed and fed[0].channels != plan.labels.num_classes - 1:
+        raise PlanError(
+            f"{item.name}.inputs: the previous segmentation has {plan.labels.num_classes - 1} channels, one per "
+            f"foreground class, not {fed[0].channels}"
+        )
+    seen = [item.name]
+    while item.previous is not None:
+        if item.previous in seen:
+            raise PlanError(f"{item.name}.previous leads in a circle: {' → '.join([*seen, item.previous])}")
+        seen.append(item.previous)
+        item = plan.configuration(item.previous)
 
 
 def _check_configuration(item: Configuration) -> None:
@@ -304,3 +346,11 @@ def _check_training(training: Training, dimensions: int, place: str) -> None:
         raise PlanError(f"{place}.foreground_fraction is {training.foreground_fraction}; must be between 0 and 1")
     if not set(training.mirror_axes) <= set(range(dimensions)):
         raise PlanError(f"{place}.mirror_axes is {list(training.mirror_axes)}; possible are {list(range(dimensions))}")
+    if (training.mirror_swap_axis is None) == bool(training.mirror_swaps):
+        raise PlanError(f"{place}.mirror_swaps and mirror_swap_axis go together: give both or neither")
+    if training.mirror_swap_axis is not None and training.mirror_swap_axis not in training.mirror_axes:
+        raise PlanError(
+            f"{place}.mirror_swap_axis is {training.mirror_swap_axis}; possible: {list(training.mirror_axes)}"
+        )
+    if training.patience is not None and training.patience < 1:
+        raise PlanError(f"{place}.patience is {training.patience}; must be at least 1, or null")

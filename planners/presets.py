@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from planners.decision import axis_names, times
-from planners.memory import PLAIN_UNET
+from planners.network_size import PLAIN_UNET
 from planners.plan import GIGABYTE, Architecture, Output, Reason, Stage
 from planners.topology import MIN_EDGE, Topology
 
@@ -138,8 +138,8 @@ def _build(preset: Preset, strides: tuple[tuple[int, ...], ...], kernels: tuple[
 
 
 def _outputs(strides: tuple[tuple[int, ...], ...]) -> tuple[Output, ...]:
-    """One output per decoder stage, the finest first; strides are counted from the patch."""
-    weights = [0.5**index for index in range(len(strides) - 1)]
+    """One output per decoder stage (or for a single stage), the finest first; strides are counted from the patch."""
+    weights = [0.5**index for index in range(max(len(strides) - 1, 1))]
     if len(weights) > 1:
         weights[-1] = 0.0  # a single output keeps its weight: nnU-Net v2.8.1 divides 0 by 0 there
     total = accumulate(strides, lambda before, stride: tuple(a * b for a, b in zip(before, stride, strict=True)))

@@ -12,7 +12,7 @@ from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.errors import ModelError, OptionError
 from autoseg.networks import NETWORKS, build_network, put_weights
-from planners.memory import feature_map_elements, num_parameters
+from planners.network_size import feature_map_elements, num_parameters
 from planners.plan import Output
 
 PLAIN = Compute(device="cpu", precision="fp32", channels_last=False, threads=2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import planners
 from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError
 from planners.geometry import axis_order, first_patch, median_resampled_shape, reorder, target_spacing
-from planners.memory import feature_map_elements
+from planners.network_size import feature_map_elements
 from planners.presets import DEFAULT
 from planners.records import dumps, from_json, to_json
 from planners.topology import topology

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from planners.memory import BYTES_PER_PARAMETER, feature_map_elements, num_parameters, step_bytes
+from planners.memory import BYTES_PER_PARAMETER, step_bytes
+from planners.network_size import feature_map_elements, num_parameters
 from planners.plan import Architecture, Output, Plan, Stage
 from planners.presets import DEFAULT, build_architecture
 from planners.records import PlanError
