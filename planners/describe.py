@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby, zip_longest
 from typing import Any
 
-from planners.decision import AXES, byte_size, millimetres, times
+from planners.decision import AXES, axis_names, byte_size, millimetres, times
 from planners.plan import Configuration, Plan
 from planners.records import to_json
 
@@ -18,8 +18,11 @@ WIDTH = 110
 TITLE_WIDTH, VALUE_WIDTH = 16, 26
 """Columns of a row's title and of its value; the reason has the rest. Assumption."""
 
-CHANGES = ("user", "out-of-memory")
+CHANGES = ("user", "out-of-memory", "time-budget", "carried-changed", "fine-tuning")
 """Rules of reasons that tell of a change to a finished plan."""
+
+ORIGINS = (("plan", "plan.json"), ("channels", "channels"), ("labels", "labels"), ("budget", "budget"))
+"""What a plan was carried or put together from: title and place of the reasons; a plan made here has none."""
 
 
 def describe(plan: Plan) -> str:
@@ -30,12 +33,20 @@ def describe(plan: Plan) -> str:
     """
     lines = [
         *textwrap.wrap(_headline(plan), WIDTH, subsequent_indent="  "),
+        *(line for title, about in ORIGINS for line in _origin(plan, title, about)),
         *_row("axis order", ", ".join(AXES[axis] for axis in plan.axis_order), _because(plan, "axis_order")),
         *_row("configurations", ", ".join(c.name for c in plan.configurations), _because(plan, "configurations")),
     ]
     for configuration in plan.configurations:
         lines += ["", *_describe_configuration(plan, configuration)]
     return "\n".join(lines)
+
+
+def _origin(plan: Plan, title: str, about: str) -> list[str]:
+    """Word where a plan comes from: as wide as a value and its reason together."""
+    text = "; ".join(reason.because for reason in plan.reasons if reason.about == about)
+    rows = zip_longest([title] if text else [], _wrap(text, WIDTH - 2 - TITLE_WIDTH), fillvalue="")
+    return [f"  {left:<{TITLE_WIDTH}}{right}".rstrip() for left, right in rows]
 
 
 def _headline(plan: Plan) -> str:
@@ -48,17 +59,34 @@ def _headline(plan: Plan) -> str:
 
 
 def _describe_configuration(plan: Plan, configuration: Configuration) -> list[str]:
-    name = configuration.name
+    name, like = configuration.name, _first_stage_on_the_same_grid(plan, configuration)
     used, budget = byte_size(configuration.estimated_bytes), byte_size(plan.budget.device_bytes)
     used = f"about {used.removesuffix(budget[-3:])} of {budget}"
     lines = [f"{name:<{2 + TITLE_WIDTH + VALUE_WIDTH}}{used}"]
-    for title, field, word in ROWS:
+    rows = ROWS if configuration.previous is None else (INPUTS, *ROWS)
+    if _mirrors_with_care(configuration):
+        rows = (*rows, MIRRORING)
+    if like is not None:
+        rows = tuple(row for row in rows if row[2](configuration) != row[2](like))
+    for title, field, word in rows:
         lines += _row(title, word(configuration), _because(plan, f"{name}.{field}"))
+    needed, _, parts = _because(plan, f"{name}.host_bytes").partition(": ")
+    lines += _row("main memory", needed, parts) if needed else []
+    if like is not None:
+        lines += _row("all else", f"as {like.name}", _because(plan, f"{name}.previous"))
     shown = {f"{name}.{field}" for _, field, _ in ROWS}
     for about in dict.fromkeys(reason.about for reason in plan.reasons if reason.rule in CHANGES):
         if about.startswith(f"{name}.") and about not in shown:
             lines += _change(about.removeprefix(f"{name}."), configuration, _because(plan, about))
     return lines
+
+
+def _first_stage_on_the_same_grid(plan: Plan, configuration: Configuration) -> Configuration | None:
+    """Find the configuration that a cascade's second stage is described against; None where there is none."""
+    if configuration.previous is None:
+        return None
+    alike = (c for c in plan.configurations if c.previous is None and c.spacing_mm == configuration.spacing_mm)
+    return next(alike, None)
 
 
 def _row(title: str, value: str, because: str) -> list[str]:
@@ -104,6 +132,10 @@ def _word_tuples(tuples: Sequence[tuple[int, ...]]) -> str:
     return _runs([",".join(str(item) for item in entry) for entry in tuples])
 
 
+def _word_inputs(configuration: Configuration) -> str:
+    return ", ".join(part.name for part in configuration.inputs)
+
+
 def _word_stages(configuration: Configuration) -> str:
     stages = configuration.architecture.stages
     return f"{len(stages)}: {_word_tuples([stage.stride for stage in stages])}"
@@ -122,7 +154,26 @@ def _word_augmentation(configuration: Configuration) -> str:
     return f"turns ±{math.degrees(augmentation.rotation_radians):.0f}°{plane}"
 
 
-ROWS: tuple[tuple[str, str, Callable[[Configuration], str]], ...] = (
+def _mirrors_with_care(configuration: Configuration) -> bool:
+    training = configuration.training
+    return bool(training.mirror_swaps) or len(training.mirror_axes) < configuration.dimensions
+
+
+def _word_mirroring(configuration: Configuration) -> str:
+    training, names = configuration.training, axis_names(configuration.dimensions)
+    swapped = "" if training.mirror_swap_axis is None else f"; {names[training.mirror_swap_axis]} exchanges sides"
+    return (", ".join(names[axis] for axis in training.mirror_axes) or "off") + swapped
+
+
+Row = tuple[str, str, Callable[[Configuration], str]]
+
+INPUTS: Row = ("inputs", "inputs", _word_inputs)
+"""Shown of a configuration that sees more than the image."""
+
+MIRRORING: Row = ("mirroring", "training.mirror_axes", _word_mirroring)
+"""Shown of a configuration that does not just mirror along every axis."""
+
+ROWS: tuple[Row, ...] = (
     ("spacing", "spacing_mm", lambda c: millimetres(c.spacing_mm)),
     ("median shape", "median_shape", lambda c: times(c.median_shape)),
     ("patch size", "patch_size", lambda c: times(c.patch_size)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from planners.decision import Decision, axis_names, percent, quantity, times
 from planners.geometry import first_patch
-from planners.network_size import feature_map_elements
+from planners.network_size import encoder_maps, feature_map_elements
 from planners.plan import Architecture, MemoryBudget
 from planners.presets import Preset, build_architecture
 from planners.records import PlanError
@@ -96,7 +96,7 @@ def candidates(limits: Limits, spacing_mm: Sequence[float], median_shape: Sequen
         architecture = build_architecture(limits.preset, found)
         elements = feature_map_elements(architecture, found.patch_size, limits.num_labels)
         yield Fit(topology=found, architecture=architecture, elements=elements, shrunk=shrunk, first=first)
-        step = _shorten_longest(spacing_mm, median_shape, found)
+        step = shorten_longest(spacing_mm, median_shape, found)
         if step is None:
             return
         shrunk, found = (*shrunk, step[0]), step[1]
@@ -122,6 +122,15 @@ def fit_patch(limits: Limits, spacing_mm: Sequence[float], median_shape: Sequenc
         )
     least_bytes = limits.preset.least_bytes(dimensions, least)
     raise MisfitError(f"its smallest network needs a budget of {least_bytes:,} bytes", least_bytes)
+
+
+def most_voxels(limits: Limits, dimensions: int) -> float:
+    """Give an upper bound of the voxels of any patch that fits: those whose finest maps alone would fill the budget."""
+    edge = 2 * MIN_EDGE  # two stages; the finest is the same in all networks of a preset
+    network = build_architecture(limits.preset, topology((1.0,) * dimensions, (edge,) * dimensions))
+    maps = encoder_maps(network)[0] + 1 + network.num_decoder_blocks[0]
+    scale, finest = limits.preset.scale(dimensions), maps * network.stages[0].features + limits.num_labels
+    return limits.allowed(dimensions) / scale.shrink_batch * scale.reference_batch / finest
 
 
 def explain_patch(fit: Fit, limits: Limits) -> Decision[tuple[int, ...]]:
@@ -164,17 +173,26 @@ def choose_batch_size(fit: Fit, limits: Limits, dataset_voxels: float) -> Decisi
     return Decision(value=fills, rule="fill-budget", because=because)
 
 
-def _shorten_longest(
+def shorten_longest(
     spacing_mm: Sequence[float], median_shape: Sequence[float], found: Topology
 ) -> tuple[int, Topology] | None:
-    """Take one step: the axis that gave way and what is left; None where no axis can be shortened."""
+    """Take one step: the axis that gave way and what is left; None where no axis can be shortened.
+
+    Args:
+        spacing_mm: target spacing, two or three entries.
+        median_shape: at that spacing, as many entries.
+        found: the patch, with what it must be divisible by.
+    """
     patch = found.patch_size
     relative = [size / median for size, median in zip(patch, median_shape, strict=True)]
     for axis in sorted(range(len(patch)), key=lambda axis: (relative[axis], axis), reverse=True):
-        divisor = topology(spacing_mm, _shorten(patch, axis, found.divisor[axis])).divisor[axis]
-        shorter = _shorten(patch, axis, divisor)
-        if shorter[axis] > 0:
-            return axis, topology(spacing_mm, shorter)
+        step = found.divisor[axis]
+        trial = topology(spacing_mm, _shorten(patch, axis, step))
+        if trial.divisor[axis] != step:
+            step = trial.divisor[axis]
+            trial = topology(spacing_mm, _shorten(patch, axis, step))
+        if patch[axis] > step:
+            return axis, trial
     return None
 
 

@@ -6,14 +6,19 @@ training step.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
-from planners.plan import Architecture
+from planners.plan import Architecture, Stage
 from planners.records import PlanError
 
 PLAIN_UNET = "plain-unet"
 """Blocks of convolution, instance norm, leaky ReLU, with skips; Ronneberger et al. 2015, Çiçek et al. 2016."""
 
-FAMILIES = (PLAIN_UNET,)
+RESIDUAL_ENCODER_UNET = "residual-encoder-unet"
+"""A stem block, then residual blocks of two convolutions down (He et al. 2016; their skips as in ResNet-D, He et al.
+2019: average pooling, then a projection), plain blocks up. Source: nnU-Net v2 (Isensee et al. 2024)."""
+
+FAMILIES = (PLAIN_UNET, RESIDUAL_ENCODER_UNET)
 """Network families whose arithmetic stands in this file."""
 
 
@@ -28,10 +33,22 @@ def feature_map_elements(architecture: Architecture, patch_size: Sequence[int], 
     Source: nnU-Net v2.8.1 counts the same in an instantiated network; this is its closed form.
     """
     maps = stage_maps(architecture, patch_size)
-    encoder = sum(stage.num_blocks * size for stage, size in zip(architecture.stages, maps, strict=True))
+    encoder = sum(count * size for count, size in zip(encoder_maps(architecture), maps, strict=True))
     upsampled = sum(maps[:-1])
     decoder = sum(blocks * size for blocks, size in zip(architecture.num_decoder_blocks, maps, strict=False))
     return encoder + upsampled + decoder + num_outputs * math.prod(patch_size)
+
+
+def encoder_maps(architecture: Architecture) -> list[int]:
+    """Count the maps that each encoder stage makes: one per convolution, one per skip that is pooled or projected."""
+    _check_family(architecture)
+    if architecture.family == PLAIN_UNET:
+        return [stage.num_blocks for stage in architecture.stages]
+    counts = [1 + 2 * architecture.stages[0].num_blocks]  # the stem is stage 0's; no skip changes its shape there
+    for before, stage in pairwise(architecture.stages):
+        changed = before.features != stage.features or max(stage.stride) > 1
+        counts.append(2 * stage.num_blocks + changed)
+    return counts
 
 
 def num_parameters(architecture: Architecture, num_input_channels: int, num_outputs: int) -> int:
@@ -44,15 +61,12 @@ def num_parameters(architecture: Architecture, num_input_channels: int, num_outp
     """
     _check_family(architecture)
     stages = architecture.stages
-    encoder, channels = 0, num_input_channels
-    for stage in stages:
-        encoder += _blocks_parameters(stage.num_blocks, channels, stage.features, stage.kernel)
-        channels = stage.features
-    decoder = 0
+    count = _plain_encoder if architecture.family == PLAIN_UNET else _residual_encoder
+    encoder, decoder = count(stages, num_input_channels), 0
     for stage, deeper, blocks in zip(stages, stages[1:], architecture.num_decoder_blocks, strict=False):
         decoder += deeper.features * stage.features * math.prod(deeper.stride) + stage.features
         decoder += _blocks_parameters(blocks, 2 * stage.features, stage.features, stage.kernel)
-    heads = sum(stage.features * num_outputs + num_outputs for stage in stages[: len(architecture.outputs)])
+    heads = sum(stage.features * num_outputs + num_outputs for stage in stages[: max(len(architecture.outputs), 1)])
     return encoder + decoder + heads
 
 
@@ -64,6 +78,29 @@ def stage_maps(architecture: Architecture, patch_size: Sequence[int]) -> list[in
         size = [edge // stride for edge, stride in zip(size, stage.stride, strict=True)]
         maps.append(stage.features * math.prod(size))
     return maps
+
+
+def _plain_encoder(stages: Sequence[Stage], channels: int) -> int:
+    total = 0
+    for stage in stages:
+        total += _blocks_parameters(stage.num_blocks, channels, stage.features, stage.kernel)
+        channels = stage.features
+    return total
+
+
+def _residual_encoder(stages: Sequence[Stage], channels: int) -> int:
+    """The stem, and per stage twice as many convolutions as blocks and, where the width changes, a projection.
+
+    A projection is a 1 × 1 convolution without bias and a norm; a skip that is pooled only has no parameters.
+    """
+    total = _blocks_parameters(1, channels, stages[0].features, stages[0].kernel)
+    channels = stages[0].features
+    for stage in stages:
+        total += _blocks_parameters(2 * stage.num_blocks, channels, stage.features, stage.kernel)
+        if channels != stage.features:
+            total += channels * stage.features + 2 * stage.features
+        channels = stage.features
+    return total
 
 
 def _blocks_parameters(num_blocks: int, channels_in: int, channels_out: int, kernel: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from planners.decision import axis_names, times
-from planners.network_size import PLAIN_UNET
+from planners.network_size import PLAIN_UNET, RESIDUAL_ENCODER_UNET
 from planners.plan import GIGABYTE, Architecture, Output, Reason, Stage
 from planners.topology import MIN_EDGE, Topology
 
@@ -18,7 +18,8 @@ class Scale:
     Attributes:
         reference_elements: feature-map elements of one patch that fit the preset's reference memory …
         reference_batch: … at this batch size.
-        shrink_batch: batch size that must fit before the patch is left as it is.
+        shrink_batch: batch size that must fit before the patch is left as it is: in 2D the default planner rather
+            shrinks the batch to 2, the others the patch.
         max_features: widest feature map.
     """
 
@@ -38,8 +39,8 @@ class Preset:
         plane, volume: what it does in 2D and in 3D.
         reference_bytes: device memory that the reference elements belong to.
         base_features: width of the first stage; it doubles with every stage.
-        encoder_blocks: per stage; the last entry holds for all deeper ones.
-        decoder_blocks: of every decoder stage.
+        encoder_blocks: per stage (convolutions, or residual blocks); the last entry holds for all deeper ones.
+        decoder_blocks: convolutions of every decoder stage.
         max_dataset_fraction: a batch may hold at most this part of the dataset's voxels.
         min_batch: smallest batch.
     """
@@ -87,6 +88,32 @@ DEFAULT = Preset(
 """The plain U-Net. Source of all numbers: nnU-Net v2.8.1, ``ExperimentPlanner``."""
 
 
+def _residual(name: str, gigabytes: int, volume_elements: int, plane_elements: int) -> Preset:
+    """Give a residual-encoder preset; they differ in the memory they are made for."""
+    return Preset(
+        name=name,
+        family=RESIDUAL_ENCODER_UNET,
+        plane=Scale(reference_elements=plane_elements, reference_batch=12, shrink_batch=12, max_features=512),
+        volume=Scale(reference_elements=volume_elements, reference_batch=2, shrink_batch=2, max_features=320),
+        reference_bytes=gigabytes * GIGABYTE,
+        base_features=32,
+        encoder_blocks=(1, 3, 4, 6),
+        decoder_blocks=1,
+        max_dataset_fraction=1.0,
+        min_batch=2,
+    )
+
+
+RESENC_M = _residual("resenc-m", 8, 680_000_000, 135_000_000)
+RESENC_L = _residual("resenc-l", 24, 2_100_000_000, 380_000_000)
+RESENC_XL = _residual("resenc-xl", 40, 3_600_000_000, 560_000_000)
+"""Residual-encoder U-Nets for 8, 24, 40 GB. Source of all numbers: Isensee et al. 2024, *nnU-Net Revisited* (MICCAI),
+in nnU-Net v2.8.1 ``nnUNetPlannerResEncM``, ``L``, ``XL``. At an equal budget they differ by a few percent."""
+
+PRESETS = (DEFAULT, RESENC_M, RESENC_L, RESENC_XL)
+"""All presets, as ``planners.PLANNERS`` names them."""
+
+
 def build_architecture(preset: Preset, topology: Topology) -> Architecture:
     """Make the network of a topology."""
     return _build(preset, topology.strides, topology.kernels)
@@ -101,6 +128,9 @@ def explain_architecture(preset: Preset, topology: Topology, place: str) -> tupl
         place: where the architecture stands in the plan.
     """
     widest = preset.scale(len(topology.divisor)).max_features
+    blocks, decoder_blocks = "convolutions per encoder stage", "convolutions per decoder stage"
+    if preset.family == RESIDUAL_ENCODER_UNET:
+        blocks = "residual blocks of two convolutions per encoder stage, after a stem of one"
     outputs = "halved from output to output, the coarsest 0; together 1"
     if len(topology.strides) == 2:
         outputs = "two stages have one decoder output, which carries the whole loss"
@@ -109,8 +139,8 @@ def explain_architecture(preset: Preset, topology: Topology, place: str) -> tupl
         ("stages.stride", "halve-while-alike", _why_strides(topology)),
         ("stages.kernel", "kernel-when-alike", _why_kernels(topology)),
         ("stages.features", "double-features", f"{preset.base_features}, doubled at every stage up to {widest}"),
-        ("stages.num_blocks", "preset", "convolutions per encoder stage"),
-        ("num_decoder_blocks", "preset", "convolutions per decoder stage"),
+        ("stages.num_blocks", "preset", blocks),
+        ("num_decoder_blocks", "preset", decoder_blocks),
         ("outputs", "halve-loss-weights", outputs),
     )
     return tuple(Reason(about=f"{place}.{field}", rule=rule, because=text) for field, rule, text in because)
@@ -133,11 +163,11 @@ def _build(preset: Preset, strides: tuple[tuple[int, ...], ...], kernels: tuple[
         dimensions=len(strides[0]),
         stages=stages,
         num_decoder_blocks=(preset.decoder_blocks,) * (len(stages) - 1),
-        outputs=_outputs(strides),
+        outputs=supervise(strides),
     )
 
 
-def _outputs(strides: tuple[tuple[int, ...], ...]) -> tuple[Output, ...]:
+def supervise(strides: tuple[tuple[int, ...], ...]) -> tuple[Output, ...]:
     """One output per decoder stage (or for a single stage), the finest first; strides are counted from the patch."""
     weights = [0.5**index for index in range(max(len(strides) - 1, 1))]
     if len(weights) > 1:

@@ -5,7 +5,7 @@ Read :func:`plan_unet` first; every step of it is one rule of ``geometry``, ``to
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,19 +15,28 @@ from planners.fingerprint import Fingerprint
 from planners.fitting import Fit, Limits, MisfitError, choose_batch_size, explain_patch, fit_patch
 from planners.geometry import axis_order, median_resampled_shape, reorder, target_spacing
 from planners.labels import Labels
-from planners.low_resolution import find_low_resolution
+from planners.low_resolution import LowResolution, explain_low_resolution, find_low_resolution
 from planners.memory import StepBytes, step_bytes
 from planners.plan import Configuration, Input, MemoryBudget, Plan, Reason
 from planners.presets import DEFAULT, Preset, explain_architecture
 from planners.records import PlanError
+from planners.sides import mirroring
+
+MEASURED = "median of the cases at that spacing, after cropping to nonzero"
+
+FULLRES, LOWRES, CASCADE, PLANE = "3d_fullres", "3d_lowres", "3d_cascade_fullres", "2d"
+"""Names of the configurations (nnU-Net v2)."""
 
 Explained = tuple[Configuration, tuple[Reason, ...]]
 """A configuration and the reasons of its values."""
 
+Planned = tuple[tuple[Configuration, ...], tuple[Reason, ...]]
+"""Several configurations and the reasons of all their values."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all configurations of one plan share.
+    """What one grid's configurations share.
 
     Attributes:
         fingerprint: the facts.
@@ -35,17 +44,21 @@ class Task:
         spacing: target spacing, in the plan's axis order.
         median_shape: of the cases at that spacing, in the plan's axis order.
         dataset_voxels: of all training cases at that spacing; 2D counts the whole volumes too.
+        axis_order: the plan's.
     """
 
     fingerprint: Fingerprint
     limits: Limits
     spacing: Decision[tuple[float, ...]]
-    median_shape: tuple[float, ...]
+    median_shape: Decision[tuple[float, ...]]
     dataset_voxels: float
+    axis_order: tuple[int, int, int]
 
 
 def plan_default(fingerprint: Fingerprint, budget: MemoryBudget) -> Plan:
     """Plan plain U-Nets: ``3d_fullres`` and ``2d`` for volumes, ``2d`` alone for single slices.
+
+    Where a patch of ``3d_fullres`` sees too little of a case, ``3d_lowres`` and ``3d_cascade_fullres`` join them.
 
     Raises:
         PlanError: no configuration is possible; the message says the least budget that would do.
@@ -62,8 +75,9 @@ def plan_unet(preset: Preset, fingerprint: Fingerprint, budget: MemoryBudget) ->
         fingerprint=fingerprint,
         limits=Limits(preset=preset, budget=budget, num_labels=count_label_entries(fingerprint.labels)),
         spacing=Decision(value=reorder(spacing.value, order.value), rule=spacing.rule, because=spacing.because),
-        median_shape=reorder(shape, order.value),
+        median_shape=Decision(value=reorder(shape, order.value), rule="median-shape", because=MEASURED),
         dataset_voxels=math.prod(shape) * fingerprint.num_cases,
+        axis_order=order.value,
     )
     configurations, reasons = _plan_configurations(task)
     return Plan(
@@ -92,25 +106,28 @@ def explain_bytes(step: StepBytes, budget: MemoryBudget) -> Decision[int]:
     return Decision(value=step.total, rule="step-bytes", because=because)
 
 
-def _plan_configurations(task: Task) -> tuple[tuple[Configuration, ...], tuple[Reason, ...]]:
+def _plan_configurations(task: Task) -> Planned:
     """Plan what the images allow; a configuration that is impossible is left out, with a reason."""
-    wanted: dict[str, Callable[[Task], Explained]] = {"3d_fullres": _plan_3d, "2d": _plan_2d}
-    slices = task.median_shape[0]
+    wanted: dict[str, Callable[[Task], Planned]] = {FULLRES: _plan_3d, PLANE: _plan_2d}
+    slices = task.median_shape.value[0]
     why = f"3D and 2D: the median case has {times([slices])} slices"
     if slices == 1:
-        del wanted["3d_fullres"]
+        del wanted[FULLRES]
         why = "2D alone: the median case has one slice"
-    reasons = [Reason(about="configurations", rule="slices-or-volumes", because=why)]
-    made, misfits = [], {}
+    made, reasons = list[Configuration](), [Reason(about="configurations", rule="slices-or-volumes", because=why)]
+    misfits: dict[str, MisfitError] = {}
     for name, plan in wanted.items():
         try:
-            made.append(plan(task))
+            configurations, whys = plan(task)
         except MisfitError as error:
             misfits[name] = error
-            reasons.append(Reason(about="configurations", rule="left-out", because=f"{name} is left out: {error}"))
+            whys = (Reason(about="configurations", rule="left-out", because=f"{name} is left out: {error}"),)
+        else:
+            made.extend(configurations)
+        reasons.extend(whys)
     if not made:
         raise _nothing_fits(misfits, task)
-    return tuple(configuration for configuration, _ in made), (*reasons, *(why for _, whys in made for why in whys))
+    return tuple(made), tuple(reasons)
 
 
 def _nothing_fits(misfits: dict[str, MisfitError], task: Task) -> PlanError:
@@ -124,21 +141,69 @@ def _nothing_fits(misfits: dict[str, MisfitError], task: Task) -> PlanError:
     )
 
 
-def _plan_3d(task: Task) -> Explained:
-    fit = fit_patch(task.limits, task.spacing.value, task.median_shape)
-    low = find_low_resolution(fit, task.limits, task.spacing.value, task.median_shape)
+def _plan_3d(task: Task) -> Planned:
+    """Plan the full resolution and, where its patches see too little of a case, the two stages of a cascade."""
+    fit = fit_patch(task.limits, task.spacing.value, task.median_shape.value)
+    low = find_low_resolution(fit, task.limits, task.spacing.value, task.median_shape.value)
     batch_dice = Decision(value=low.value is not None, rule=low.rule, because=low.because)
-    return _configure("3d_fullres", task, fit, batch_dice)
+    full = _configure(FULLRES, task, fit, batch_dice)
+    if low.value is None:
+        none = Reason(about="configurations", rule=low.rule, because=f"no low resolution: {low.because}")
+        return (full[0],), (none, *full[1])
+    both = Reason(about="configurations", rule=low.rule, because=f"low resolution and cascade: {low.because}")
+    return _together([full, _plan_low(task, low.value), _plan_cascade(task, full)], both)
 
 
-def _plan_2d(task: Task) -> Explained:
+def _plan_low(task: Task, low: LowResolution) -> Explained:
+    """Plan the first stage of a cascade: the whole case on the coarser grid."""
+    voxels = low.voxels * task.fingerprint.num_cases
+    spacing, shape, batch_dice = explain_low_resolution(low, task.spacing.value)
+    coarse = replace(task, spacing=spacing, median_shape=shape, dataset_voxels=voxels)
+    return _configure(LOWRES, coarse, low.fit, batch_dice)
+
+
+def _plan_cascade(task: Task, full: Explained) -> Explained:
+    """Plan the second stage: the full resolution, which sees the first stage's segmentation as well."""
+    before, reasons = full
+    previous = Input(kind="previous", name=LOWRES, channels=task.fingerprint.labels.num_classes - 1)
+    item = replace(before, name=CASCADE, inputs=(*before.inputs, previous), previous=LOWRES)
+    seen = (
+        f"the image, and the segmentation of {LOWRES} with one channel per foreground class: {item.num_input_channels}"
+    )
+    decisions: dict[str, Decision[Any]] = {
+        "inputs": Decision(value=item.inputs, rule="image-and-previous", because=seen),
+        "previous": Decision(
+            value=LOWRES, rule="cascade", because=f"second stage: {LOWRES} sees what a patch here does not"
+        ),
+        "estimated_bytes": _predict_bytes(item, task.limits.budget),
+    }
+    item = replace(item, estimated_bytes=decisions["estimated_bytes"].value)
+    changed = {f"{FULLRES}.{field}" for field in decisions}
+    same = [
+        replace(why, about=CASCADE + why.about.removeprefix(FULLRES)) for why in reasons if why.about not in changed
+    ]
+    new = [Reason(about=f"{CASCADE}.{field}", rule=d.rule, because=d.because) for field, d in decisions.items()]
+    return item, (*same, *new)
+
+
+def _plan_2d(task: Task) -> Planned:
     because = f"median of {cases(len(task.fingerprint.shapes))}, within the plane; slices stay as they are"
     spacing = Decision(value=task.spacing.value[1:], rule="median-spacing", because=because)
-    plane = replace(task, spacing=spacing, median_shape=task.median_shape[1:])
-    fit = fit_patch(task.limits, spacing.value, plane.median_shape)
+    shape = replace(task.median_shape, value=task.median_shape.value[1:])
+    plane = replace(task, spacing=spacing, median_shape=shape)
+    fit = fit_patch(task.limits, spacing.value, shape.value)
     pooled = "a single slice often lacks a class"
     batch_dice = Decision(value=True, rule="slices-pool-the-batch", because=pooled)
-    return _configure("2d", plane, fit, batch_dice)
+    return _together([_configure(PLANE, plane, fit, batch_dice)])
+
+
+def _together(made: Sequence[Explained], *reasons: Reason) -> Planned:
+    return tuple(item for item, _ in made), (*reasons, *(why for _, whys in made for why in whys))
+
+
+def _predict_bytes(item: Configuration, budget: MemoryBudget) -> Decision[int]:
+    channels, outputs = item.num_input_channels, item.target.num_outputs
+    return explain_bytes(step_bytes(item.architecture, item.patch_size, item.batch_size, channels, outputs), budget)
 
 
 def _configure(name: str, task: Task, fit: Fit, batch_dice: Decision[bool]) -> Explained:
@@ -149,10 +214,9 @@ def _configure(name: str, task: Task, fit: Fit, batch_dice: Decision[bool]) -> E
     batch_size = choose_batch_size(fit, task.limits, task.dataset_voxels)
     target, why_target = recipe.semantic_target(fingerprint.labels, f"{name}.target")
     step = step_bytes(fit.architecture, patch, batch_size.value, image.channels, target.num_outputs)
-    measured = "median of the cases at that spacing, after cropping to nonzero"
     decisions: dict[str, Decision[Any]] = {
         "spacing_mm": task.spacing,
-        "median_shape": Decision(value=task.median_shape, rule="median-shape", because=measured),
+        "median_shape": task.median_shape,
         "patch_size": explain_patch(fit, task.limits),
         "output_size": Decision(value=patch, rule="same-as-patch", because="convolutions pad, so no voxel is lost"),
         "batch_size": batch_size,
@@ -169,6 +233,8 @@ def _configure(name: str, task: Task, fit: Fit, batch_dice: Decision[bool]) -> E
             fit.architecture,
             explain_architecture(task.limits.preset, fit.topology, f"{name}.architecture"),
         ),
-        "training": recipe.training(patch, batch_dice, f"{name}.training"),
+        "training": recipe.training(
+            patch, batch_dice, f"{name}.training", mirroring(fingerprint, task.axis_order, len(patch))
+        ),
     }
     return assemble(Configuration, name, decisions, parts)

@@ -1,6 +1,8 @@
 """What every planner owes, run over the table ``PLANNERS``: on kept, hand-made and seeded fingerprints."""
 
 import ast
+import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -15,13 +17,14 @@ import planners
 from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError
 from planners.geometry import axis_order, first_patch, median_resampled_shape, reorder, target_spacing
 from planners.network_size import feature_map_elements
-from planners.presets import DEFAULT
+from planners.plan import Input
+from planners.presets import PRESETS as ALL_PRESETS
 from planners.records import dumps, from_json, to_json
 from planners.topology import topology
 from planners.unet import count_label_entries
 
-PRESETS = {"default": DEFAULT}
-"""The numbers behind each planner of the table: a planner added there is added here."""
+PRESETS = {preset.name: preset for preset in ALL_PRESETS}
+"""The numbers behind the planners of the table that go by element budgets; others keep to measures of their own."""
 
 sizes = st.sampled_from([1, 3, 7, 12, 20, 35, 48, 64, 100, 155, 240, 512, 900])
 
@@ -72,6 +75,7 @@ def check_plan(name: str, plan: Plan, fingerprint: Fingerprint, budget: MemoryBu
     assert plan.budget == budget
     assert from_json(Plan, json.loads(dumps(plan))) == plan
     check_reasons(plan)
+    check_cascade(plan)
     for item in plan.configurations:
         for axis, size in enumerate(item.patch_size):
             assert size % math.prod(stage.stride[axis] for stage in item.architecture.stages) == 0
@@ -79,7 +83,32 @@ def check_plan(name: str, plan: Plan, fingerprint: Fingerprint, budget: MemoryBu
         assert sum(output.loss_weight for output in item.architecture.outputs) == pytest.approx(1)
         assert item.training.validation_steps * 5 == item.training.steps_per_epoch
         assert item.estimated_bytes > 0
-        check_budget(name, item.name, plan)
+        if name in PRESETS:
+            check_budget(name, item.name, plan)
+
+
+def check_cascade(plan: Plan) -> None:
+    """A first stage has its second and the other way round; the second is the full resolution but for its input."""
+    names = [item.name for item in plan.configurations]
+    assert names == [name for name in ("3d_fullres", "3d_lowres", "3d_cascade_fullres", "2d") if name in names]
+    if "3d_lowres" not in names:
+        assert "3d_cascade_fullres" not in names
+        return
+    full, low = plan.configuration("3d_fullres"), plan.configuration("3d_lowres")
+    cascade = plan.configuration("3d_cascade_fullres")
+    previous = Input(kind="previous", name="3d_lowres", channels=plan.labels.num_classes - 1)
+    own = {"name": cascade.name, "inputs": (*full.inputs, previous), "previous": "3d_lowres"}
+    assert cascade == dataclasses.replace(full, **own, estimated_bytes=cascade.estimated_bytes)
+    assert cascade.estimated_bytes > full.estimated_bytes
+    assert cascade.training.batch_dice
+    assert not low.training.batch_dice
+    assert low.architecture.family == full.architecture.family
+    assert all(coarse >= fine for coarse, fine in zip(low.spacing_mm, full.spacing_mm, strict=True))
+    coarser = math.prod(low.spacing_mm) / math.prod(full.spacing_mm)
+    voxels = math.prod(full.median_shape)
+    assert math.prod(full.patch_size) < 0.25 * voxels
+    assert math.prod(low.patch_size) >= 0.25 * voxels / coarser * (1 - 1e-9)
+    assert coarser >= 2 * (1 - 1e-9)
 
 
 def check_budget(name: str, configuration: str, plan: Plan) -> None:
@@ -115,17 +144,19 @@ def test_kept_fingerprints(name: str, kept: tuple[Fingerprint, MemoryBudget, Any
 
 
 @pytest.mark.parametrize("name", PLANNERS)
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(fingerprint=fingerprints(), gigabytes=st.sampled_from([0.05, 1.0, 8.0, 40.0]))
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(fingerprint=fingerprints(), gigabytes=st.one_of(st.just(0.05), st.floats(1, 80)))
 def test_seeded_fingerprints(name: str, fingerprint: Fingerprint, gigabytes: float) -> None:
+    """From 1 to 80 GB every dataset that is not too small gets a plan that owes nothing; below, that or a message."""
     budget = MemoryBudget(device_bytes=int(gigabytes * 1e9))
     if is_too_small(fingerprint):
         with pytest.raises(PlanError, match="too small for a network of two stages"):
             PLANNERS[name](fingerprint, budget)
         return
-    plan = PLANNERS[name](fingerprint, budget)
-    assert PLANNERS[name](fingerprint, budget) == plan
-    check_plan(name, plan, fingerprint, budget)
+    with contextlib.nullcontext() if gigabytes >= 1 else contextlib.suppress(PlanError):
+        plan = PLANNERS[name](fingerprint, budget)
+        assert PLANNERS[name](fingerprint, budget) == plan
+        check_plan(name, plan, fingerprint, budget)
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -140,6 +171,32 @@ def test_the_least_budget_named_is_the_least(name: str, fingerprint: Fingerprint
     assert PLANNERS[name](fingerprint, MemoryBudget(device_bytes=least)).configurations
     with pytest.raises(PlanError, match="Give a budget of at least that"):
         PLANNERS[name](fingerprint, MemoryBudget(device_bytes=least - 1))
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(fingerprint=fingerprints())
+def test_what_is_left_out_is_back_with_the_budget_named(name: str, fingerprint: Fingerprint) -> None:
+    """Within the least budget of any plan, the other configuration says its own least."""
+    with pytest.raises(PlanError) as fault:
+        PLANNERS[name](fingerprint, MemoryBudget(device_bytes=0))
+    if "too small" in str(fault.value):
+        return
+    least = int(str(fault.value).split(" is possible with ")[1].split(".")[0].replace(",", ""))
+    reasons = PLANNERS[name](fingerprint, MemoryBudget(device_bytes=least)).reasons
+    for left_out in (reason.because for reason in reasons if reason.rule == "left-out"):
+        if "needs a budget of" in left_out:
+            more = int(left_out.split("needs a budget of ")[1].split(" ")[0].replace(",", ""))
+            missing = left_out.split(" ")[0]
+            with_it = PLANNERS[name](fingerprint, MemoryBudget(device_bytes=more))
+            without = PLANNERS[name](fingerprint, MemoryBudget(device_bytes=more - 1))
+            assert missing in {item.name for item in with_it.configurations}
+            assert missing not in {item.name for item in without.configurations}
+
+
+def test_every_preset_is_a_planner() -> None:
+    assert len(PRESETS) == len(ALL_PRESETS)
+    assert [name for name in PLANNERS if name in PRESETS] == list(PRESETS)
 
 
 def test_planners_import_only_the_standard_library_and_numpy() -> None:

@@ -1,19 +1,15 @@
-"""The default planner decides what nnU-Net v2.8.1 decides: 38 kept fingerprints, 70 configurations, every field."""
+"""The planners decide what nnU-Net v2.8.1 decides: 100 kept fingerprints, 272 configurations, every field, exactly."""
 
 from typing import Any
 
 import pytest
 
-from planners import PLANNERS, Configuration, Fingerprint, MemoryBudget
-from planners.fitting import Limits, choose_batch_size, fit_patch
-from planners.geometry import axis_order, median_resampled_shape, reorder, target_spacing
-from planners.low_resolution import find_low_resolution
-from planners.presets import DEFAULT
-from planners.unet import count_label_entries
+from planners import PLANNERS, Configuration, Fingerprint, MemoryBudget, Plan
 
 Kept = tuple[Fingerprint, MemoryBudget, dict[str, Any]]
 
 NAMES = {"ZScoreNormalization": "zscore", "CTNormalization": "ct"}
+NETWORKS = {"plain-unet": "PlainConvUNet", "residual-encoder-unet": "ResidualEncoderUNet"}
 
 
 def as_kept(configuration: Configuration) -> dict[str, Any]:
@@ -29,42 +25,33 @@ def as_kept(configuration: Configuration) -> dict[str, Any]:
         "features_per_stage": [stage.features for stage in stages],
         "encoder_blocks": [stage.num_blocks for stage in stages],
         "decoder_convs": list(configuration.architecture.num_decoder_blocks),
+        "network": NETWORKS[configuration.architecture.family],
         "normalization": list(configuration.normalization),
         "use_mask_for_norm": list(configuration.use_mask_for_norm),
         "batch_dice": configuration.training.batch_dice,
     }
 
 
+def complete(theirs: dict[str, Any], name: str) -> dict[str, Any]:
+    """A kept configuration with all its fields; a cascade's second stage has those of the one it inherits from."""
+    entry = dict(theirs["configurations"][name])
+    parent = entry.pop("inherits_from", None)
+    entry.pop("previous_stage", None)
+    entry = {**(complete(theirs, parent) if parent else {}), **entry}
+    return {**entry, "normalization": [NAMES.get(scheme, scheme) for scheme in entry["normalization"]]}
+
+
+def check(plan: Plan, theirs: dict[str, Any]) -> None:
+    assert list(plan.axis_order) == theirs["transpose_forward"]
+    assert {item.name for item in plan.configurations} == set(theirs["configurations"])
+    for item in plan.configurations:
+        assert as_kept(item) == complete(theirs, item.name)
+        assert item.previous == theirs["configurations"][item.name].get("previous_stage")
+
+
 def test_every_decision_agrees(kept: Kept) -> None:
     fingerprint, budget, theirs = kept
-    plan = PLANNERS["default"](fingerprint, budget)
-    assert list(plan.axis_order) == theirs["transpose_forward"]
-    wanted = {name: entry for name, entry in theirs["configurations"].items() if name in ("2d", "3d_fullres")}
-    assert {item.name for item in plan.configurations} == set(wanted)
-    for name, entry in wanted.items():
-        assert entry.pop("network") == "PlainConvUNet"
-        entry["normalization"] = [NAMES[scheme] for scheme in entry["normalization"]]
-        assert as_kept(plan.configuration(name)) == entry
-
-
-def test_the_low_resolution_grid_agrees(kept: Kept) -> None:
-    fingerprint, budget, theirs = kept
-    if "3d_fullres" not in theirs["configurations"]:
-        return
-    target = target_spacing(fingerprint.spacings_mm, fingerprint.shapes).value
-    order = axis_order(target).value
-    spacing = reorder(target, order)
-    shape = reorder(median_resampled_shape(fingerprint.spacings_mm, fingerprint.shapes, target), order)
-    limits = Limits(preset=DEFAULT, budget=budget, num_labels=count_label_entries(fingerprint.labels))
-    found = find_low_resolution(fit_patch(limits, spacing, shape), limits, spacing, shape).value
-    entry = theirs["configurations"].get("3d_lowres")
-    assert (found is None) == (entry is None)
-    if found is None or entry is None:
-        return
-    assert list(found.spacing_mm) == entry["spacing_mm"]
-    assert list(found.median_shape) == entry["median_shape_voxels"]
-    assert list(found.fit.patch_size) == entry["patch_size"]
-    assert choose_batch_size(found.fit, limits, found.voxels * fingerprint.num_cases).value == entry["batch_size"]
+    check(PLANNERS[theirs["planner"]](fingerprint, budget), theirs)
 
 
 @pytest.mark.data
@@ -72,5 +59,6 @@ def test_the_kept_file_is_the_golden_one(golden_folder: Any) -> None:
     import json
     from pathlib import Path
 
-    golden = [e for e in json.loads((golden_folder / "plans.json").read_text()) if e["planner"] == "default"]
+    golden = json.loads((golden_folder / "plans.json").read_text())
+    assert len(golden) == 100
     assert json.loads((Path(__file__).parent / "kept_plans.json").read_text()) == golden
