@@ -11,6 +11,13 @@ Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 """Millimetres between voxel centres along z, y, x. A 2D image has a z spacing of 999 times its largest in-plane one."""
 
+Center = tuple[float, float, float]
+"""A position along z, y, x as a fraction of the image's extent: 0 at the first voxel's edge, 1 at the last one's."""
+
+
+BODY_AXES = ("LR", "PA", "SI")
+"""The ends of the body's axes: left and right, posterior and anterior, superior and inferior."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intensities:
@@ -46,7 +53,12 @@ class Fingerprint:
         spacings_mm: per measured case, z, y, x as the file's array axes lie.
         shapes: per measured case, voxels after cropping to nonzero, z, y, x.
         cropped_fraction: median over cases of voxels after cropping / before.
-        class_voxels: per measured case, voxels of each class (background first); may be empty.
+        class_voxels: per measured case, voxels of each class (background first), None where the case has not been
+            annotated for it; may be empty.
+        class_centers: per measured case and class (background first), the mean position z, y, x as read, as a fraction
+            of the image's extent; None where the case does not show the class. May be empty.
+        orientations: per measured case, the directions in which the array's z, y, x run, such as ``SPL``: to the
+            superior, the posterior, the left; None where the file does not say. May be empty.
     """
 
     dataset: str
@@ -57,7 +69,9 @@ class Fingerprint:
     spacings_mm: tuple[Spacing, ...]
     shapes: tuple[Shape, ...]
     cropped_fraction: float = 1.0
-    class_voxels: tuple[tuple[int, ...], ...] = ()
+    class_voxels: tuple[tuple[int | None, ...], ...] = ()
+    class_centers: tuple[tuple[Center | None, ...], ...] = ()
+    orientations: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.spacings_mm or len(self.spacings_mm) != len(self.shapes):
@@ -69,5 +83,13 @@ class Fingerprint:
             raise PlanError("fingerprint holds a spacing that is not positive; correct that case's header")
         if any(value < 1 for shape in self.shapes for value in shape):
             raise PlanError("fingerprint holds a shape with an empty axis; remove that case")
+        for name in ("class_voxels", "class_centers", "orientations"):
+            if len(getattr(self, name)) not in (0, len(self.shapes)):
+                raise PlanError(
+                    f"fingerprint has {len(getattr(self, name))} {name} for {len(self.shapes)} cases; give one per case"
+                )
+        for item in self.orientations:
+            if item is not None and (len(item) != 3 or any(len(set(item) & set(ends)) != 1 for ends in BODY_AXES)):
+                raise PlanError(f"fingerprint holds the orientation {item!r}; give three letters such as SPL, or null")
         if self.num_cases < 1 or not self.channels:
             raise PlanError("fingerprint needs at least one case and one channel")

@@ -37,12 +37,15 @@ class Labels:
     Attributes:
         classes: background first; names and values are unique.
         regions: overlapping unions of classes, or empty where every voxel has one class.
+        region_values: per region, in the order of ``regions``, the value that is painted where it is found; a later
+            region covers an earlier one. Empty: derived (``planners/regions.py``).
         ignore: the value in the user's files that means "not annotated", or None.
         instance_classes: names of the classes whose values are instance ids.
     """
 
     classes: tuple[LabelClass, ...]
     regions: tuple[Region, ...] = ()
+    region_values: tuple[int, ...] = ()
     ignore: int | None = None
     instance_classes: tuple[str, ...] = ()
 
@@ -55,6 +58,25 @@ class Labels:
             twice = sorted({item for item in found if found.count(item) > 1})
             if twice:
                 raise PlanError(f"label {kind} {twice[0]} is used twice; give every class a {kind} of its own")
+        self._check_regions()
+
+    def _check_regions(self) -> None:
+        values = [item.value for item in self.classes]
+        names = [item.name for item in self.regions]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PlanError(f"region {twice[0]} is there twice; give every region a name of its own")
+        for region in self.regions:
+            if strange := [value for value in region.values if value not in values]:
+                raise PlanError(f"region {region.name} holds the value {strange[0]}, which no class has; declare it")
+            if not region.values:
+                raise PlanError(f"region {region.name} holds no class; give it at least one value")
+        if self.region_values and len(self.region_values) != len(self.regions):
+            raise PlanError(
+                f"regions_class_order has {len(self.region_values)} values for {len(self.regions)} regions "
+                f"({', '.join(names)}); give one value per region, or leave it out"
+            )
+        if strange := [value for value in self.region_values if value not in values]:
+            raise PlanError(f"regions_class_order holds {strange[0]}, which no class has; use declared values")
 
     @property
     def num_classes(self) -> int:
@@ -122,8 +144,8 @@ class Labels:
         return table[inverse].reshape(label.shape)
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
-        """Map inner indices back to the user's values, in the smallest integer type that holds them."""
-        table = np.array(self.values, dtype=self.file_dtype)
+        """Map inner class indices back to the user's values, in the smallest integer type that holds them."""
+        table = np.array([item.value for item in self.classes], dtype=self.file_dtype)
         return table[indices]
 
     @property

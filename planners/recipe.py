@@ -4,13 +4,15 @@ Source: nnU-Net (Isensee et al. 2021) as in nnU-Net v2.8.1, unless a rule says o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from planners.decision import Decision, assemble, percent, times
 from planners.fingerprint import Channel
 from planners.labels import Labels
 from planners.plan import Augmentation, Reason, Resampling, Target, Training
+from planners.regions import painting
+from planners.sides import mirror_all
 
 NORMALIZATION_BY_NAME = {
     "ct": "ct",
@@ -69,12 +71,34 @@ def resampling(spacing_mm: Sequence[float]) -> Decision[Resampling]:
 
 
 def semantic_target(labels: Labels, place: str) -> tuple[Target, tuple[Reason, ...]]:
-    """Ask for one class per voxel."""
+    """Ask for one class per voxel or, where regions are declared, for each of them on its own."""
+    if labels.regions:
+        return _regions_target(labels, place)
     classes = f"{labels.num_classes} classes with background"
     ignored = "" if labels.ignore is None else f"; {labels.ignore} (ignore) gets no output"
     decisions: dict[str, Decision[Any]] = {
         "name": Decision(value="semantic", rule="one-class-per-voxel", because="every voxel has one class"),
         "num_outputs": Decision(value=labels.num_classes, rule="output-per-class", because=classes + ignored),
+    }
+    return assemble(Target, place, decisions)
+
+
+def _regions_target(labels: Labels, place: str) -> tuple[Target, tuple[Reason, ...]]:
+    names = ", ".join(region.name for region in labels.regions)
+    if labels.region_values:
+        back = f"painted in the order of regions_class_order: {', '.join(map(str, labels.region_values))}"
+    elif painting(labels) is not None:
+        back = "classes come back by painting the regions over each other, the innermost last"
+    else:
+        back = "no order of painting gives every class back, so each voxel takes the class that its regions fit best"
+    ignored = "" if labels.ignore is None else f"; {labels.ignore} (ignore) gets no output"
+    decisions: dict[str, Decision[Any]] = {
+        "name": Decision(value="regions", rule="regions-where-declared", because=f"{names} may overlap"),
+        "num_outputs": Decision(
+            value=len(labels.regions),
+            rule="output-per-region",
+            because=f"{len(labels.regions)} regions: {names}{ignored}; {back}",
+        ),
     }
     return assemble(Target, place, decisions)
 
@@ -85,13 +109,19 @@ def validation_steps(steps_per_epoch: int) -> Decision[int]:
     return Decision(value=value, rule="a-fifth-of-the-steps", because=f"a fifth of {steps_per_epoch} training steps")
 
 
-def training(patch_size: Sequence[int], batch_dice: Decision[bool], place: str) -> tuple[Training, tuple[Reason, ...]]:
+def training(
+    patch_size: Sequence[int],
+    batch_dice: Decision[bool],
+    place: str,
+    mirroring: Mapping[str, Decision[Any]] | None = None,
+) -> tuple[Training, tuple[Reason, ...]]:
     """Choose how a fold is trained: a fixed recipe, but for what the patch's shape and the batch Dice rule decide.
 
     Args:
         patch_size: two or three entries.
         batch_dice: whether the Dice term pools its sums over the batch.
         place: where the record stands in the plan, for the reasons.
+        mirroring: what ``sides.mirroring`` decided; None: along every axis.
     """
     recipe = Training()
     fixed = (
@@ -102,9 +132,7 @@ def training(patch_size: Sequence[int], batch_dice: Decision[bool], place: str) 
     decisions: dict[str, Decision[Any]] = {
         "validation_steps": validation_steps(recipe.steps_per_epoch),
         "batch_dice": batch_dice,
-        "mirror_axes": Decision(
-            value=tuple(range(len(patch_size))), rule="mirror-all-axes", because="along every axis of the patch"
-        ),
+        **(mirroring or {"mirror_axes": mirror_all(len(patch_size))}),
     }
     augmentation = _augmentation(patch_size, f"{place}.augmentation")
     made, reasons = assemble(Training, place, decisions, {"augmentation": augmentation})

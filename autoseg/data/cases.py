@@ -16,12 +16,14 @@ class Case:
         images: one file per channel, or one file (or DICOM folder) with all channels.
         label: None for a case to predict.
         group: cases of one group (a patient) stay in one fold.
+        annotated_classes: inner indices of the classes that were annotated, background included; None: all.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
     group: str | None = None
+    annotated_classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

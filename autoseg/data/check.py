@@ -174,8 +174,13 @@ def judge(
     labels, faults = (dataset.labels, []) if dataset.labels is not None else _labels_found(facts)
     problems += [] if any(item.stops for item in problems) else faults
     problems += check_across.check_channels(facts, dataset.channels)
-    problems += [] if dataset.labels is None else check_across.check_values(facts, dataset.labels)
-    problems += [] if labels is None else check_across.check_classes(facts, labels)
+    problems += check_across.check_dimensions(facts)
+    annotated = {case.id: case.annotated_classes for case in dataset.cases if case.annotated_classes is not None}
+    if dataset.labels is not None:
+        problems += check_across.check_values(facts, dataset.labels)
+        problems += check_across.check_present(facts, dataset.labels, annotated)
+        problems += check_across.check_regions(dataset.labels)
+    problems += [] if labels is None else check_across.check_classes(facts, labels, annotated)
     problems += check_across.check_sizes(facts) + check_across.check_orientations(facts)
     problems += check_across.check_duplicates(facts)
     store_bytes, seconds = _expected(facts, dataset, threads or default_threads())

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from autoseg.data.check_case import CaseFacts
 from autoseg.data.check_problem import Problem, count, problem
 from autoseg.data.io import shape_text
 from planners.labels import Labels
+from planners.regions import membership, painted, painting, representatives
+
+Annotated = Mapping[str, Sequence[int]]
+"""Per partly labelled case, the inner indices of its annotated classes."""
 
 FAR_SPACING = 5.0
 """A spacing this many times larger or smaller than the median is extreme (assumption; slice thickness in mixed CT
@@ -62,8 +66,69 @@ def check_values(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
     return problems
 
 
-def check_classes(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
-    """Look for classes that few cases show, and for values that number objects."""
+def check_present(facts: Sequence[CaseFacts], labels: Labels, annotated: Annotated) -> list[Problem]:
+    """Look for classes in the label files of cases that were not annotated for them."""
+    problems = []
+    for case in facts:
+        present = annotated.get(case.id)
+        if case.test or present is None or case.label is None:
+            continue
+        voxels = dict(case.label.values)
+        absent = [item for index, item in enumerate(labels.classes) if index not in present]
+        strange = [f"{item.name} ({count(voxels[item.value], 'voxel')})" for item in absent if item.value in voxels]
+        if strange:
+            found = f"label holds {_listed(strange)}, which labels_present does not name ({case.label_file})"
+            problems.append(problem("unannotated-label", case.id, found))
+    return problems
+
+
+def check_regions(labels: Labels) -> list[Problem]:
+    """Look for classes that do not come back on the way labels → regions → labels."""
+    if not labels.regions:
+        return []
+    problems, same, held = [], representatives(labels), [bool(column.any()) for column in membership(labels).T]
+    nowhere = [] if held[0] else [name for name, some in zip(labels.names[1:], held[1:], strict=True) if not some]
+    equal: dict[int, list[str]] = defaultdict(list)
+    for index, first in enumerate(same):
+        equal[first].append(labels.names[index])
+    for first, names in equal.items():
+        if len(names) > 1 and not (first == 0 and nowhere):
+            found = f"{' and '.join(names)} are in the same regions"
+            problems.append(problem("equal-classes", None, found))
+    if nowhere:
+        found = f"{_listed(nowhere)} {'is' if len(nowhere) == 1 else 'are'} in no region"
+        problems.append(problem("class-without-region", None, found))
+    turned = [(index, value) for index, value in enumerate(painted(labels)) if value != same[index]]
+    if turned and painting(labels) is not None:
+        shown = _listed([f"{labels.names[index]} as {labels.names[value]}" for index, value in turned])
+        problems.append(problem("region-order", None, f"regions_class_order paints {shown}"))
+    return problems
+
+
+def check_dimensions(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Look for 2D images among volumes, and for volumes among 2D images."""
+    known = [case for case in facts if case.dimensions is not None]
+    counts = Counter(case.dimensions for case in known if not case.test) or Counter(case.dimensions for case in known)
+    if len({case.dimensions for case in known}) < 2:
+        return []
+    usual, number = counts.most_common(1)[0]
+    problems = []
+    for case in known:
+        if case.dimensions != usual:
+            found = f"image is {case.dimensions}D, those of {number} of {count(counts.total(), 'case')} are {usual}D"
+            item = problem("mixed-dimensions", case.id, found)
+            problems.append(dataclasses.replace(item, stops=not case.test))
+    return problems
+
+
+def check_classes(facts: Sequence[CaseFacts], labels: Labels, partly: Annotated | None = None) -> list[Problem]:
+    """Look for classes that few cases show, and for values that number objects.
+
+    Args:
+        facts: of all cases.
+        labels: declared or found.
+        partly: cases that were not annotated for every class; they do not lack the others.
+    """
     annotated = [case for case in facts if case.label is not None and not case.label.looks_like_image]
     if not annotated:
         return []
@@ -74,7 +139,11 @@ def check_classes(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
     instances = [] if labels.instance_classes else _instances(annotated)
     if instances:
         return instances
-    rare = [item for item in foreground if 2 * present[item.value] < len(annotated)]
+    partly = partly or {}
+    asked = Counter(
+        index for case in annotated for index in partly.get(case.id, range(labels.num_classes)) if not case.test
+    )
+    rare = [item for index, item in enumerate(foreground, start=1) if 2 * present[item.value] < asked[index]]
     if not rare:
         return []
     shown = ", ".join(f"{item.name} (in {present[item.value]})" for item in rare[:SHOWN])
@@ -165,6 +234,10 @@ def check_duplicates(facts: Sequence[CaseFacts]) -> list[Problem]:
             found = f"holds the same image as {_named(first)}"
             problems.append(problem(kind, other.id, found + (f", group {other.group}" if split else "")))
     return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _named(case: CaseFacts) -> str:

@@ -49,6 +49,7 @@ class CaseFacts:
         group: of the case, if any.
         test: whether it is an image to predict, without a label.
         shape, spacing_mm: z, y, x; None where the image cannot be opened.
+        dimensions: 2 or 3, as the file says; None where the image cannot be opened.
         orientation: three letters, see ``check_geometry.orientation``; None where the files do not say.
         num_channels: of the image; None where it is not known.
         image, label: what was measured; None where it could not be read.
@@ -62,6 +63,7 @@ class CaseFacts:
     test: bool = False
     shape: Shape | None = None
     spacing_mm: Spacing | None = None
+    dimensions: int | None = None
     orientation: str | None = None
     num_channels: int | None = None
     image: ImageFacts | None = None
@@ -180,6 +182,7 @@ def check_case(
         facts,
         shape=image.shape,
         spacing_mm=image.geometry.spacing_mm,
+        dimensions=image.geometry.dimensions,
         orientation=orientation(image.geometry) if placed else None,
         num_channels=image.num_channels,
     )

@@ -123,6 +123,10 @@ KINDS: dict[str, Kind] = {
         "a label file holds a value that the dataset does not declare",
         "Declare the value under labels in dataset.json, or correct the file",
     ),
+    "unannotated-label": _stops(
+        "a label file holds a class that labels_present does not name for its case",
+        "Add the class under labels_present, or correct the file",
+    ),
     "fractional-label": _stops(
         "a label file holds values that are no integers",
         "Resample labels with nearest neighbour, or round them",
@@ -138,6 +142,10 @@ KINDS: dict[str, Kind] = {
     "no-labels": _stops(
         "no labels are declared, and the files do not tell them",
         "Declare the labels in dataset.json",
+    ),
+    "mixed-dimensions": _stops(
+        "some images are 2D, others are 3D",
+        "Keep 2D and 3D images in separate datasets",
     ),
     "image-without-label": _stops(
         "an image has no label of the same name",
@@ -186,6 +194,18 @@ KINDS: dict[str, Kind] = {
     "rare-class": _warns(
         "a class is absent from most cases",
         "Check that these values are meant; a class that few cases show is learned badly",
+    ),
+    "region-order": _warns(
+        "regions painted in the order of regions_class_order do not give every class back",
+        "List enclosing regions first, or leave regions_class_order out: the way back is then derived",
+    ),
+    "equal-classes": _warns(
+        "no region tells these classes apart",
+        "Nothing to do if that is meant: predictions hold the first of them",
+    ),
+    "class-without-region": _warns(
+        "a class is in no region",
+        "Nothing to do if that is meant: it is predicted as background",
     ),
     "instance-like-labels": _warns(
         "many label values, each one connected piece: they look like numbers of objects, not like classes",

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.cases import Case, Dataset, DatasetSource, Mismatch
-from autoseg.data.dataset_json import channels_of, groups_of, labels_of, read_json, splits_from
+from autoseg.data.dataset_json import (
+    channels_of,
+    classes_present,
+    groups_of,
+    labels_of,
+    labels_present_of,
+    read_json,
+    splits_from,
+)
 from autoseg.data.folders import describe_folder, some, usual_ending
 from autoseg.data.io import Image, open_image, open_label
 from autoseg.data.layouts import Found, add_tests, find_decathlon, find_nnunet, find_plain, is_decathlon, plain_folders
@@ -153,14 +161,16 @@ def _finish(root: Path, found: Found, group_by: str | None) -> Dataset:
     if declared:
         _order_channels(found, declared)
     channels = declared or _name_channels(found)
+    labels = labels_of(found.content, json_file)
     cases, notes = _grouped(found, json_file, group_by)
+    cases = _with_annotated_classes(cases, root, found, labels)
     splits, split_notes = _splits(root, found, cases)
     return Dataset(
         name=_name(root),
         root=root,
         layout=found.layout,
         channels=channels,
-        labels=labels_of(found.content, json_file),
+        labels=labels,
         cases=cases,
         test_cases=tuple(sorted(found.test_cases, key=lambda case: case.id)),
         splits=splits,
@@ -223,6 +233,16 @@ def _grouped(found: Found, json_file: Path, group_by: str | None) -> tuple[tuple
         groups = _groups_by(group_by, [case.id for case in found.cases])
     cases = [replace(case, group=groups.get(case.id)) for case in found.cases]
     return tuple(sorted(cases, key=lambda case: case.id)), notes
+
+
+def _with_annotated_classes(cases: Sequence[Case], root: Path, found: Found, labels: Labels | None) -> tuple[Case, ...]:
+    """Join what the cases of partly labelled datasets have been annotated for."""
+    known = {case.id for case in (*cases, *found.test_cases)} | {item.case for item in found.mismatches}
+    json_file = found.json_file or root
+    listed = labels_present_of(found.content, json_file)
+    present = classes_present(listed, labels, known, f"{json_file}: labels_present")
+    present |= classes_present(found.labels_present, labels, known, f"column labels_present of {root}")
+    return tuple(replace(case, annotated_classes=present.get(case.id)) for case in cases)
 
 
 def _groups_by(pattern: str, case_ids: Sequence[str]) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """What a dataset.json says: channels, labels, groups, and the folds of a splits_final.json beside it.
 
 Three dialects are understood: nnU-Net v2 (``{"name": value}``, regions as lists), the Medical Segmentation Decathlon
-(``{"value": "name"}``), and our own additions (``groups``).
+(``{"value": "name"}``), and our own additions (``groups``, ``labels_present``).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,40 +81,65 @@ def labels_of(content: Mapping[str, Any], path: Path) -> Labels | None:
     else:
         entries = {str(name): _values(value, str(name), path) for name, value in declared.items()}
     try:
-        return _labels(entries, path)
+        return _labels(entries, content, path)
     except PlanError as fault:
         raise DatasetError(f"{path}: {fault}") from fault
 
 
-def _labels(entries: Mapping[str, list[int]], path: Path) -> Labels:
+def _labels(entries: Mapping[str, list[int]], content: Mapping[str, Any], path: Path) -> Labels:
     ignored = [name for name in entries if name.casefold() == IGNORE]
     ignore = entries[ignored[0]] if ignored else None
     if ignore is not None and len(ignore) != 1:
         raise DatasetError(f"{path}: the ignore label has the values {ignore}; it may have one only")
     classes = {name: values for name, values in entries.items() if name not in ignored}
+    background = _background(classes, None if ignore is None else ignore[0], path)
     regions: tuple[Region, ...] = ()
     if any(len(values) > 1 for values in classes.values()):
-        regions = tuple(Region(name=name, values=tuple(v)) for name, v in classes.items() if set(v) != {0})
+        regions = tuple(Region(name=name, values=tuple(v)) for name, v in classes.items() if v != [background])
         single = {values[0]: name for name, values in classes.items() if len(values) == 1}
         every = sorted({value for values in classes.values() for value in values})
-        classes = {single.get(value, BACKGROUND if value == 0 else f"label_{value}"): [value] for value in every}
+        classes = {
+            single.get(value, BACKGROUND if value == background else f"label_{value}"): [value] for value in every
+        }
     by_value = sorted((values[0], name) for name, values in classes.items())
-    if not any(value == 0 for value, _ in by_value):
-        by_value.insert(0, (0, BACKGROUND))
-    by_value.sort(key=lambda item: item[0] != 0)  # background first, then by value
+    if not any(value == background for value, _ in by_value):
+        by_value.insert(0, (background, BACKGROUND))
+    by_value.sort(key=lambda item: item[0] != background)  # background first, then by value
     return Labels(
         classes=tuple(LabelClass(name=name, value=value) for value, name in by_value),
         regions=regions,
+        region_values=_painted_values(content, path) if regions else (),
         ignore=None if ignore is None else ignore[0],
     )
 
 
+def _background(classes: Mapping[str, list[int]], ignore: int | None, path: Path) -> int:
+    """Give the value of the background: that of the class so named, else 0."""
+    named = [values[0] for name, values in classes.items() if name.casefold() == BACKGROUND and len(values) == 1]
+    if not named and ignore == 0:
+        raise DatasetError(
+            f"{path}: 0 is the ignore label, and no class is the background. Declare its value under {BACKGROUND!r}"
+        )
+    return named[0] if named else 0
+
+
+def _painted_values(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:
+    """Give the values of ``regions_class_order``, one per region; none where it is not there (or the word "None")."""
+    declared = content.get("regions_class_order")
+    if declared in (None, "None", []):
+        return ()
+    if not isinstance(declared, list):
+        raise DatasetError(f"{path}: regions_class_order is {declared!r}. Give a list with one value per region")
+    return tuple(_integer(item, "regions_class_order", path) for item in declared)
+
+
 def _values(value: Any, name: str, path: Path) -> list[int]:
-    if isinstance(value, list):
-        if not value:
-            raise DatasetError(f"{path}: label {name!r} has no value. Give it an integer, or a list of them")
-        return [_integer(item, name, path) for item in value]
-    return [_integer(value, name, path)]
+    """Give the values of a label in ascending order, each once; lists in lists are opened."""
+    if not isinstance(value, list):
+        return [_integer(value, name, path)]
+    if not value:
+        raise DatasetError(f"{path}: label {name!r} has no value. Give it an integer, or a list of them")
+    return sorted({found for item in value for found in _values(item, name, path)})
 
 
 def _integer(value: Any, name: str, path: Path) -> int:
@@ -158,6 +183,55 @@ def groups_of(content: Mapping[str, Any], path: Path) -> tuple[dict[str, str], d
                 same = {**{name: first if other == group else other for name, other in same.items()}, group: first}
                 groups = {name: same.get(other, other) for name, other in groups.items()}
     return groups, odd
+
+
+def classes_present(
+    listed: Mapping[str, Sequence[str]], labels: Labels | None, known_cases: Collection[str], place: str
+) -> dict[str, tuple[int, ...]]:
+    """Give case → inner indices of the classes that were annotated in it, background included.
+
+    Args:
+        listed: case → names of classes or regions. A region stands for all its classes.
+        labels: as declared.
+        known_cases: the dataset's.
+        place: file and key or column, for messages.
+
+    Raises:
+        DatasetError: a case or a name is not known, or there are no labels to name; all faults are listed.
+    """
+    if not listed:
+        return {}
+    if labels is None:
+        raise DatasetError(f"{place} names classes, but no labels are declared. Declare them in dataset.json")
+    indices: dict[str, tuple[int, ...]] = {name: (index,) for index, name in enumerate(labels.names)}
+    values = [item.value for item in labels.classes]
+    indices |= {region.name: tuple(values.index(value) for value in region.values) for region in labels.regions}
+    present, faults = {}, []
+    for case, names in listed.items():
+        unknown = [name for name in names if name not in indices]
+        if case not in known_cases:
+            faults.append(f"case {case} is not in the dataset")
+        elif unknown:
+            faults.append(f"case {case} names {', '.join(unknown)} (declared: {', '.join(indices)})")
+        else:
+            present[case] = tuple(sorted({0, *(index for name in names for index in indices[name])}))
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise DatasetError(f"{place}: {'; '.join(faults[:5])}{more}. Correct these entries")
+    everything = tuple(range(labels.num_classes))
+    return {case: found for case, found in present.items() if found != everything}
+
+
+def labels_present_of(content: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
+    """Give case → names of the classes annotated in it, for the cases of which not all are.
+
+    Raises:
+        DatasetError: it is written otherwise.
+    """
+    declared = content.get("labels_present", {})
+    if isinstance(declared, Mapping) and all(isinstance(names, list) for names in declared.values()):
+        return {str(case): [str(name) for name in names] for case, names in declared.items()}
+    raise DatasetError(f'{path}: labels_present is {declared!r}. Write it like {{"case1": ["liver", "spleen"]}}')
 
 
 def splits_from(path: Path) -> Splits:

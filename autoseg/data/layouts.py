@@ -37,6 +37,7 @@ class Found:
         content, json_file: the dataset.json, where there is one.
         mismatches, notes: as in ``Dataset``.
         groups: case → group, as far as the layout tells.
+        labels_present: case → names of the classes annotated in it, as far as the layout tells.
         splits: folds, where the layout tells them.
     """
 
@@ -49,6 +50,7 @@ class Found:
     mismatches: list[Mismatch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
+    labels_present: dict[str, list[str]] = field(default_factory=dict)
     splits: Splits | None = None
 
 

@@ -1,4 +1,4 @@
-"""A dataset as a CSV table: ``case,image[,image…],label[,group,split]``, one row per case."""
+"""A dataset as a CSV table: ``case,image[,image…],label[,group,split,labels_present]``, one row per case."""
 
 import csv
 import re
@@ -11,7 +11,10 @@ from autoseg.data.layouts import Found, resolve
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DatasetError
 
-HEADER = "case,image[,image…],label[,group,split]"
+HEADER = "case,image[,image…],label[,group,split,labels_present]"
+PRESENT = "labels_present"
+"""Column of the classes annotated in a case: ``liver|spleen``; empty where all are."""
+
 TRAIN, VALIDATION, TEST = {"", "train", "training"}, {"val", "validation", "valid"}, {"test", "testing"}
 
 
@@ -54,6 +57,8 @@ def find_table(path: Path) -> Found:
         splits[case] = row.get("split", "").casefold()
         if row.get("group"):
             found.groups[case] = row["group"]
+        if row.get(PRESENT):
+            found.labels_present[case] = [name.strip() for name in re.split(r"[|;,]", row[PRESENT]) if name.strip()]
         _add_row(found, path, case, images, row.get("label", ""), test=splits[case] in TEST)
     if faults:
         raise DatasetError(f"{path}: {'; '.join(faults[:5])} ({len(faults)} in all). Correct these rows")

@@ -1,12 +1,13 @@
 """Overlap: how far a prediction covers a label, counted from one joint histogram per case.
 
 Where neither label nor prediction holds a class, Dice and IoU are not defined: the class is *absent* in that case
-(``None`` in the records) and does not count in any mean.
+(``None`` in the records) and does not count in any mean. So is a class that a case has not been annotated for.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,24 @@ ABSENT = "absent"
 
 NUM_WORST = 5  # assumption: as many as one looks at; all are in the JSON
 
-CasePrediction = tuple[str, np.ndarray, np.ndarray]
-"""Case id, label, prediction: two maps of inner class indices of equal shape."""
+
+class CasePrediction(NamedTuple):
+    """A case's label and prediction: two maps of inner class indices of equal shape.
+
+    Attributes:
+        case: its id.
+        label, prediction: the maps.
+        annotated: the classes the case has been annotated for (inner indices); None: all.
+    """
+
+    case: str
+    label: np.ndarray
+    prediction: np.ndarray
+    annotated: Sequence[int] | None = None
+
+
+AnyPrediction = CasePrediction | tuple[str, np.ndarray, np.ndarray]
+"""A case's prediction; without its last entry, all classes are annotated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +58,8 @@ class CaseScore:
         dice, iou: overlap, None where the structure is absent from label and prediction.
         mean_dice: mean over the structures that are not absent, or None.
         tp, fp, fn, tn: voxels that are right and wrong; voxels with the ignore label are left out.
-        num_predicted, num_labelled: voxels of the structure in the prediction and in the label.
+        num_predicted, num_labelled: voxels of the structure in the prediction and in the label. Like the other counts
+            they are 0 where the case has not been annotated for the structure.
     """
 
     case: str
@@ -64,7 +82,8 @@ class Scores:
         structures: names of what is scored: the foreground classes, or the regions where there are any.
         mean_dice, mean_iou: mean over structures of ``dice`` and ``iou``, leaving out what is absent everywhere.
         dice, iou: per structure, mean over the cases where it is not absent; None where it is absent everywhere.
-        num_absent: per structure, the cases where neither label nor prediction holds it.
+        num_absent: per structure, the cases where neither label nor prediction holds it, or which have not been
+            annotated for it.
         cases: sorted by id.
     """
 
@@ -126,11 +145,20 @@ def joint_histogram(
     return counts.reshape(num_classes, num_classes)
 
 
-def case_score(case: str, histogram: np.ndarray, structures: Sequence[Structure]) -> CaseScore:
-    """Score one case from its joint histogram (row = label, column = prediction)."""
+def case_score(
+    case: str, histogram: np.ndarray, structures: Sequence[Structure], annotated: Sequence[int] | None = None
+) -> CaseScore:
+    """Score one case from its joint histogram (row = label, column = prediction).
+
+    A structure counts where the case has been annotated for all its classes; ``annotated`` is as in ``CasePrediction``.
+    Background holds what is not annotated, so a structure with background counts only where everything is.
+    """
+    counted = [
+        annotated is None or (0 not in item.classes and set(item.classes) <= {*annotated}) for item in structures
+    ]
     tp, predicted, labelled = [], [], []
-    for structure in structures:
-        classes = np.array(structure.classes)
+    for structure, counts in zip(structures, counted, strict=True):
+        classes = np.array(structure.classes if counts else (), dtype=np.intp)
         tp.append(int(histogram[np.ix_(classes, classes)].sum()))
         labelled.append(int(histogram[classes].sum()))
         predicted.append(int(histogram[:, classes].sum()))
@@ -145,13 +173,15 @@ def case_score(case: str, histogram: np.ndarray, structures: Sequence[Structure]
         tp=tuple(tp),
         fp=tuple(p - both for p, both in zip(predicted, tp, strict=True)),
         fn=tuple(t - both for t, both in zip(labelled, tp, strict=True)),
-        tn=tuple(total - either for either in union),
+        tn=tuple(total - either if counts else 0 for either, counts in zip(union, counted, strict=True)),
         num_predicted=tuple(predicted),
         num_labelled=tuple(labelled),
     )
 
 
-def score_case(case: str, label: np.ndarray, prediction: np.ndarray, labels: Labels) -> CaseScore:
+def score_case(
+    case: str, label: np.ndarray, prediction: np.ndarray, labels: Labels, annotated: Sequence[int] | None = None
+) -> CaseScore:
     """Score one prediction.
 
     Args:
@@ -159,17 +189,22 @@ def score_case(case: str, label: np.ndarray, prediction: np.ndarray, labels: Lab
         label: inner class indices (z, y, x), ``labels.ignore_index`` where not annotated.
         prediction: inner class indices, same shape.
         labels: the classes of the dataset.
+        annotated: the classes the case has been annotated for; None: all.
 
     Raises:
         ValueError: the shapes differ, or an index is not a class.
     """
     histogram = joint_histogram(label, prediction, labels.num_classes, labels.ignore_index)
-    return case_score(case, histogram, structures_of(labels))
+    return case_score(case, histogram, structures_of(labels), annotated)
 
 
-def score_cases(cases: Iterable[CasePrediction], labels: Labels) -> Scores:
+def score_cases(cases: Iterable[AnyPrediction], labels: Labels) -> Scores:
     """Score cases one after the other; only one is held in memory if ``cases`` yields them."""
-    return collect((score_case(*case, labels) for case in cases), [item.name for item in structures_of(labels)])
+    rows = (
+        score_case(item.case, item.label, item.prediction, labels, item.annotated)
+        for item in (CasePrediction(*case) for case in cases)
+    )
+    return collect(rows, [item.name for item in structures_of(labels)])
 
 
 def collect(cases: Iterable[CaseScore], structures: Sequence[str]) -> Scores:

@@ -29,15 +29,21 @@ from autoseg.preprocessing.preprocess import finite
 from autoseg.preprocessing.stamps import FileStamp, contents, stamp_files
 from autoseg.run_folder import records_from, write_atomic
 from planners import records
-from planners.fingerprint import Channel, Fingerprint, Intensities, Shape, Spacing
+from planners.fingerprint import Center, Channel, Fingerprint, Intensities, Shape, Spacing
 from planners.labels import Labels
 
-FORMAT = 1
+FORMAT = 2
 """Version of the kept measurements; another one is measured anew."""
 
 SAMPLES_PER_CHANNEL = 10**7
 """Intensities kept per channel, over all cases: 40 MB. nnU-Net v2 draws 10⁸; a hundredth of these gives the 0.5th
 percentile to within 0.002 percentiles (binomial)."""
+
+PART_VOXELS = 1 << 20
+"""Voxels looked at in one go: some tens of MB of temporary arrays."""
+
+MOST_CENTERS = 1 << 16
+"""Values spread wider than this are no classes with sides; their places are not measured."""
 
 SEED = 1234  # nnU-Net v2's, for the same purpose
 
@@ -50,12 +56,14 @@ class CaseMeasure:
         spacing_mm: z, y, x as read.
         shape_before_crop, shape: voxels before and after cropping to nonzero.
         foreground_voxels: neither background nor ignored.
+        centers: mean position of each value of the foreground, ascending.
     """
 
     spacing_mm: Spacing
     shape_before_crop: Shape
     shape: Shape
     foreground_voxels: int
+    centers: tuple[tuple[int, Center], ...] = ()
 
     @property
     def cropped_fraction(self) -> float:
@@ -92,13 +100,18 @@ class Measured:
 
 
 def measure_case(
-    image_CZYX: np.ndarray, foreground_ZYX: np.ndarray, spacing_mm: Spacing, max_samples: int = SAMPLES_PER_CHANNEL
+    image_CZYX: np.ndarray,
+    label_ZYX: np.ndarray,
+    passed_over: Sequence[int | None],
+    spacing_mm: Spacing,
+    max_samples: int = SAMPLES_PER_CHANNEL,
 ) -> tuple[CaseMeasure, np.ndarray]:
     """Measure one case.
 
     Args:
         image_CZYX: channels, z, y, x as read; any number type. Non-finite voxels count as their channel's minimum.
-        foreground_ZYX: bool, where the label is neither background nor ignored.
+        label_ZYX: the user's values.
+        passed_over: values that are no foreground: background, and the ignore label or None.
         spacing_mm: z, y, x.
         max_samples: intensities to keep per channel.
 
@@ -109,16 +122,46 @@ def measure_case(
     mask = image[0] != 0
     for channel in image[1:]:
         mask |= channel != 0
-    where = np.flatnonzero(foreground_ZYX)
+    foreground = label_ZYX != passed_over[0]
+    for value in passed_over[1:]:
+        if value is not None:
+            foreground &= label_ZYX != value
+    where = np.flatnonzero(foreground)
     measure = CaseMeasure(
         spacing_mm=spacing_mm,
         shape_before_crop=(mask.shape[0], mask.shape[1], mask.shape[2]),
         shape=box_shape(bounding_box(mask) or full_box(mask.shape)),
         foreground_voxels=len(where),
+        centers=_centers(label_ZYX, where),
     )
     if len(where) > max_samples:
         where = np.sort(np.random.default_rng(SEED).choice(where, max_samples, replace=False))
     return measure, image.reshape(len(image), -1)[:, where]
+
+
+def _centers(label_ZYX: np.ndarray, where: np.ndarray) -> tuple[tuple[int, Center], ...]:
+    """Give the mean position of each value at some places (flat indices), rounded to a ten-thousandth."""
+    if not len(where):
+        return ()
+    flat = np.ascontiguousarray(label_ZYX).reshape(-1)
+    low = high = int(flat[where[0]])
+    for start in range(0, len(where), PART_VOXELS):
+        some = flat[where[start : start + PART_VOXELS]]
+        low, high = min(low, int(some.min())), max(high, int(some.max()))
+    if high - low >= MOST_CENTERS:
+        return ()
+    counts, sums = np.zeros(high - low + 1), np.zeros((3, high - low + 1))
+    for start in range(0, len(where), PART_VOXELS):
+        places = where[start : start + PART_VOXELS]
+        value = flat[places].astype(np.intp) - low
+        counts += np.bincount(value, minlength=len(counts))
+        for row, position in zip(sums, np.unravel_index(places, label_ZYX.shape), strict=True):
+            row += np.bincount(value, weights=position, minlength=len(counts))
+    found = np.flatnonzero(counts)
+    middle = (sums[:, found] / counts[found] + 0.5).T / label_ZYX.shape
+    return tuple(
+        (int(value) + low, (z, y, x)) for value, (z, y, x) in zip(found, middle.round(4).tolist(), strict=True)
+    )
 
 
 def check_and_measure(
@@ -223,10 +266,8 @@ def _examine(
     measured: list[tuple[CaseMeasure, np.ndarray]] = []
 
     def also(image: Image, image_CZYX: np.ndarray, label_ZYX: np.ndarray) -> None:
-        foreground = label_ZYX != passed_over[0]
-        if passed_over[1] is not None:
-            foreground &= label_ZYX != passed_over[1]
-        measured.append(measure_case(image_CZYX, foreground, image.geometry.spacing_mm, max_samples))
+        spacing_mm = image.geometry.spacing_mm
+        measured.append(measure_case(image_CZYX, label_ZYX, passed_over, spacing_mm, max_samples))
 
     facts = examine_case(case, test=test, gate=gate, also=also)
     measure, sample = measured[0] if measured else (None, None)
@@ -276,6 +317,8 @@ def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured])
     cases = [(case.facts, case.measure, case.sample_CN) for case in measured]
     sound = [(facts, measure, sample) for facts, measure, sample in cases if measure is not None and sample is not None]
     counts = [dict(facts.label.values) if facts.label is not None else {} for facts, _, _ in sound]
+    centers = [dict(measure.centers) for _, measure, _ in sound]
+    annotated = {case.id: case.annotated_classes for case in dataset.cases}
     return Fingerprint(
         dataset=dataset.name,
         channels=tuple(
@@ -288,5 +331,18 @@ def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured])
         spacings_mm=tuple(measure.spacing_mm for _, measure, _ in sound),
         shapes=tuple(measure.shape for _, measure, _ in sound),
         cropped_fraction=float(np.median([measure.cropped_fraction for _, measure, _ in sound])),
-        class_voxels=tuple(tuple(found.get(item.value, 0) for item in labels.classes) for found in counts),
+        class_voxels=tuple(
+            _per_class(labels, found, annotated.get(facts.id))
+            for (facts, _, _), found in zip(sound, counts, strict=True)
+        ),
+        class_centers=tuple(tuple(found.get(item.value) for item in labels.classes) for found in centers),
+        orientations=tuple(facts.orientation for facts, _, _ in sound),
+    )
+
+
+def _per_class(labels: Labels, voxels: dict[int, int], annotated: Sequence[int] | None) -> tuple[int | None, ...]:
+    """Give the voxels of each class, None where the case has not been annotated for it."""
+    return tuple(
+        voxels.get(item.value, 0) if annotated is None or index in annotated else None
+        for index, item in enumerate(labels.classes)
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autoseg.data.check_problem import count
 from autoseg.data.dataset import Case, Dataset, read_case
 from autoseg.data.io import Image
 from autoseg.data.parallel import MemoryGate, for_each_case
@@ -19,6 +20,7 @@ from autoseg.preprocessing.preprocess import label_dtype, preprocess_case
 from autoseg.preprocessing.resampling import resampled_shape
 from autoseg.preprocessing.stamps import contents, stamp_files
 from autoseg.preprocessing.store import FORMAT, Store
+from autoseg.progress import say
 from planners import records
 from planners.plan import Configuration, Plan
 from planners.records import PlanError
@@ -53,6 +55,8 @@ def populate_store(
     choices = preprocessing_choices(plan, configuration)
     work = functools.partial(_bring_up_to_date, store, plan, configuration, choices)
     cases = [(case.id, case) for case in dataset.cases if case.label is not None]
+    if removed := store.keep_only({case_id for case_id, _ in cases}):
+        say(f"  {count(len(removed), 'case')} no longer in the dataset removed from {folder}")
     with one_blas_thread():
         for_each_case(work, cases, f"preprocessing {configuration.name}", threads, host_bytes)
     return store
@@ -72,13 +76,26 @@ def preprocessing_choices(plan: Plan, configuration: Configuration) -> dict[str,
         "format": FORMAT,
         "axis_order": plan.axis_order,
         "labels": {"values": plan.labels.values, "regions": [region.values for region in plan.labels.regions]},
-        "ignore": plan.labels.ignore is not None,
+        "ignore": "is no content" if plan.labels.ignore is not None else False,
         "spacing_mm": configuration.spacing_mm,
         "normalization": configuration.normalization,
         "use_mask_for_norm": configuration.use_mask_for_norm,
         "intensities": intensities,
         "resampling": resampling,
     }
+
+
+def store_name(plan: Plan, configuration: str) -> str:
+    """Name the store that a configuration reads: the first of the plan with equal preprocessing choices has it.
+
+    So a cascade reads the cases of the full resolution, and no array is made or kept twice.
+
+    Raises:
+        PlanError: the plan has no such configuration.
+    """
+    choices = preprocessing_choices(plan, plan.configuration(configuration))
+    equal = (item.name for item in plan.configurations if preprocessing_choices(plan, item) == choices)
+    return next(equal)
 
 
 def estimate_bytes(image: Image, label: Image | None, plan: Plan, configuration: Configuration) -> int:
@@ -110,7 +127,8 @@ def _bring_up_to_date(
     assert case.label is not None
     kept = store.record(case.id)
     stamps = stamp_files((*case.images, case.label), () if kept is None else kept.files)
-    digest = records.digest([choices, contents(stamps)])
+    partly = [] if case.annotated_classes is None else [case.annotated_classes]
+    digest = records.digest([choices, contents(stamps), *partly])
     if kept is not None and kept.digest == digest and store.is_whole(case.id, kept):
         if kept.files != stamps:
             store.write_record(case.id, dataclasses.replace(kept, files=stamps))
@@ -126,7 +144,7 @@ def _bring_up_to_date(
         )
         assert preprocessed.labels_LZYX is not None
         locations = sample_locations(preprocessed.labels_LZYX[0], plan.labels)
-        store.write(case.id, preprocessed, digest, locations, stamps)
+        store.write(case.id, preprocessed, digest, locations, stamps, case.annotated_classes)
 
 
 def _read_label(label: Image | None, case: Case, plan: Plan) -> np.ndarray:

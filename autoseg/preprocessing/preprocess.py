@@ -92,7 +92,7 @@ def preprocess_case(
     if label_ZYX is not None:
         label = label_ZYX.transpose(plan.axis_order)[box_slices(box)].astype(label_dtype(plan.labels))
         label[(label == 0) & ~mask] = OUTSIDE
-        mask = label >= 0  # annotated voxels count as inside, as in nnU-Net
+        mask |= annotated_foreground(label, plan.labels)  # counts as inside, as in nnU-Net
     target = (grid.shape, grid.spacing_before_mm, grid.spacing_mm, configuration.resampling)
     resampled = np.empty((len(image), *grid.shape), dtype=np.float32)
     for index in range(len(image)):  # one at a time: the normalized channels never exist all at once
@@ -142,6 +142,16 @@ def label_dtype(labels: Labels) -> np.dtype:
         if len(labels.values) - 1 <= np.iinfo(name).max:
             return np.dtype(name)
     return np.dtype("int32")
+
+
+def annotated_foreground(label: np.ndarray, labels: Labels) -> np.ndarray:
+    """Mark the voxels of foreground classes (inner indices). Ignored ones are not among them.
+
+    In nnU-Net v2.8.1 they are: where the air around the content is to be ignored, an image is normalized otherwise in
+    training than for prediction.
+    """
+    foreground: np.ndarray = label > 0
+    return foreground if labels.ignore_index is None else foreground & (label != labels.ignore_index)
 
 
 def shape_as_read(grid: CaseGrid, axis_order: Sequence[int]) -> Shape:

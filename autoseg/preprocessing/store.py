@@ -7,7 +7,8 @@
     └── CASE.json            StoredRecord: what it was made from, its grid, sizes of the files
 
 The arrays are plain, so that a patch is a read of just its rows through the system's file cache. The record is written
-last: without it, or with files of other sizes than it says, the case does not exist and is made again.
+last, when they are safely on the disk: without it, or with files of other sizes than it says, the case does not exist
+and is made again.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 from autoseg.errors import RunFolderError
 from autoseg.preprocessing.locations import ANNOTATED
 from autoseg.preprocessing.preprocess import OUTSIDE, CaseGrid, PreprocessedCase
+from autoseg.preprocessing.previous import StoredPrevious, remove_previous
 from autoseg.preprocessing.stamps import FileStamp
 from autoseg.run_folder import write_atomic
 from planners import records
@@ -45,6 +47,7 @@ class StoredRecord:
         locations: per key, first row and row after the last in CASE.locations.npy.
         num_bytes: size of each array file.
         files: the source files as they were read.
+        annotated_classes: inner indices of the classes that were annotated, background included; None: all.
     """
 
     format: int = FORMAT
@@ -57,15 +60,23 @@ class StoredRecord:
     locations: dict[str, tuple[int, int]]
     num_bytes: dict[str, int]
     files: tuple[FileStamp, ...] = ()
+    annotated_classes: tuple[int, ...] | None = None
 
 
 class StoredCase:
     """One case of a store. Arrays are mapped when asked for and hold no file open: thousands of cases may be open."""
 
-    def __init__(self, folder: Path, case_id: str, record: StoredRecord) -> None:
+    def __init__(
+        self, folder: Path, case_id: str, record: StoredRecord, previous: StoredPrevious | None = None
+    ) -> None:
         self.folder = folder
         self.id = case_id
         self.record = record
+        self.previous = previous
+
+    def with_previous(self, previous: StoredPrevious | None) -> "StoredCase":
+        """Give the same case with what a previous configuration has found in it, on the same grid."""
+        return StoredCase(self.folder, self.id, self.record, previous)
 
     @property
     def digest(self) -> str:
@@ -86,6 +97,11 @@ class StoredCase:
     def num_channels(self) -> int:
         """Channels of the image."""
         return self.record.image_shape[0]
+
+    @property
+    def annotated_classes(self) -> tuple[int, ...] | None:
+        """Inner indices of the classes that were annotated, background included; None: all."""
+        return self.record.annotated_classes
 
     @property
     def image(self) -> np.ndarray:
@@ -199,6 +215,7 @@ class Store:
         digest: str,
         locations: Mapping[int, np.ndarray],
         files: Sequence[FileStamp] = (),
+        annotated_classes: tuple[int, ...] | None = None,
     ) -> StoredCase:
         """Write a case, whole or not at all; what was there under its name is replaced.
 
@@ -208,6 +225,7 @@ class Store:
             digest: of what it was made from.
             locations: as ``sample_locations`` gives them.
             files: stamps of the source files.
+            annotated_classes: see ``StoredRecord``.
         """
         assert case.labels_LZYX is not None, "the store is for training: it holds labelled cases"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +233,8 @@ class Store:
         arrays = {"image": case.image_CZYX, "labels": case.labels_LZYX, "locations": rows}
         self._record_path(case_id).unlink(missing_ok=True)  # from here to its return, the case does not exist
         num_bytes = {kind: self._write_array(case_id, kind, array) for kind, array in arrays.items()}
+        for kind in arrays:  # all at the end: the system has begun to write the first ones meanwhile
+            flush(array_path(self.folder, case_id, kind))
         c, z, y, x = case.image_CZYX.shape
         record = StoredRecord(
             digest=digest,
@@ -226,6 +246,7 @@ class Store:
             locations=ranges,
             num_bytes=num_bytes,
             files=tuple(files),
+            annotated_classes=annotated_classes,
         )
         self.write_record(case_id, record)
         return StoredCase(self.folder, case_id, record)
@@ -238,6 +259,23 @@ class Store:
         """Delete temporary files of a process that was killed. Call it only where no other process writes."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
+
+    def keep_only(self, case_ids: Collection[str]) -> list[str]:
+        """Delete the cases of other names, with all their files; give their names.
+
+        Call it only where no other process uses the store.
+        """
+        removed = []
+        for path in sorted(self.folder.glob("*.json")):
+            case_id = path.name.removesuffix(".json")
+            if case_id in case_ids or self.record(case_id) is None:
+                continue  # a record of another kind belongs to somebody else
+            path.unlink(missing_ok=True)
+            for kind in ("image", "labels", "locations"):
+                array_path(self.folder, case_id, kind).unlink(missing_ok=True)
+            remove_previous(self.folder, case_id)
+            removed.append(case_id)
+        return removed
 
     def _record_path(self, case_id: str) -> Path:
         return self.folder / f"{case_id}.json"
@@ -256,6 +294,15 @@ class Store:
                 os.unlink(name)
             raise
         return num_bytes
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def array_path(folder: Path, case_id: str, kind: str) -> Path:

@@ -3,6 +3,7 @@
 from autoseg.extensions import find
 from autoseg.targets.base import Target
 from autoseg.targets.losses import LOSSES
+from autoseg.targets.regions import RegionsTarget
 from autoseg.targets.semantic import SemanticTarget
 from planners.labels import Labels
 from planners.plan import Target as TargetRecord
@@ -10,7 +11,7 @@ from planners.plan import Training
 
 __all__ = ["LOSSES", "TARGETS", "Target", "make_target"]
 
-TARGETS: dict[str, type[Target]] = {"semantic": SemanticTarget}
+TARGETS: dict[str, type[Target]] = {"semantic": SemanticTarget, "regions": RegionsTarget}
 
 
 def make_target(record: TargetRecord, labels: Labels, training: Training) -> Target:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from planners.labels import Labels
@@ -60,6 +61,7 @@ class Target(ABC):
         maps: Sequence[Tensor],
         weights: Sequence[Tensor | None],
         output_weights: Sequence[float],
+        annotated: Tensor | None = None,
     ) -> Tensor:
         """Add up the losses of all outputs; a scalar in float32. Weight 0 gives no gradient.
 
@@ -67,19 +69,30 @@ class Target(ABC):
             outputs: logits per output, B × K × space, any floating type.
             maps, weights: as from ``encode``.
             output_weights: share of each output; those of 0 are not computed.
+            annotated: bool, B × classes: False where a sample's case has not been annotated for that class, which may
+                then hide in its background; None where all are. What is not annotated gets no gradient of its own.
         """
 
     @abstractmethod
-    def counts(self, logits_BKZYX: Tensor, label_BLZYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Count what the epoch's score needs, per foreground class: true positive, false positive, false negative."""
+    def counts(
+        self, logits_BKZYX: Tensor, label_BLZYX: Tensor, annotated: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Count what the epoch's score needs, per foreground class or region: true positive, false positive, negative.
 
-    @abstractmethod
+        ``annotated`` is as of ``loss``; a sample counts nothing for what its case has not been annotated for.
+        """
+
     def score(self, tp: Tensor, fp: Tensor, fn: Tensor) -> list[float | None]:
-        """Turn summed counts into a number per foreground class, None where it is absent."""
+        """Turn summed counts into the Dice per foreground class or region, None where it is absent."""
+        rows = zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)
+        return [2 * t / (2 * t + p + n) if t + p + n else None for t, p, n in rows]
 
     @abstractmethod
     def flip(self, maps: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Mirror maps of one sample (K, then space) along spatial axes, as encoding a mirrored label would."""
+        """Mirror output maps of one sample (K, then space) along spatial axes, as encoding a mirrored label would.
+
+        Along the plan's ``mirror_swap_axis`` left and right change places too: their channels are exchanged.
+        """
 
     @abstractmethod
     def decode(self, logits_KZYX: np.ndarray) -> np.ndarray:
@@ -96,3 +109,45 @@ class Target(ABC):
     @abstractmethod
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """Give the probabilities outside the cropped part of an image, one per output channel."""
+
+
+def pick_classes(label_BLZYX: Tensor, strides: Strides, ignore_index: int | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Pick the class in the middle of each stride's cell (nearest, as nnU-Net).
+
+    Args:
+        label_BLZYX: as of ``Target.encode``.
+        strides: of the outputs.
+        ignore_index: of the labels; None where there is no ignore label.
+
+    Returns:
+        Per stride: classes B × space, int64, 0 where a voxel is ignored; and which voxels are annotated (None: all).
+    """
+    classes = label_BLZYX[:, 0].to(torch.int64).clamp(min=0)
+    picked: list[tuple[Tensor, Tensor | None]] = []
+    for stride in strides:
+        cells = (slice(None), *(slice(step // 2, None, step) for step in stride))
+        small = classes[cells].contiguous()
+        if ignore_index is None:
+            picked.append((small, None))
+            continue
+        annotated = small != ignore_index
+        picked.append((small * annotated, annotated))
+    return picked
+
+
+def mirror(maps: Tensor, axes: tuple[int, ...], pairs: Sequence[tuple[int, int]], swap_axis: int | None) -> Tensor:
+    """Mirror maps (K, then space) along spatial axes and, where ``swap_axis`` is among them, exchange channels."""
+    if not axes:
+        return maps
+    flipped = maps.flip([axis + 1 for axis in axes])
+    if swap_axis not in axes or not pairs:
+        return flipped
+    return flipped[exchange(len(maps), pairs)]
+
+
+def exchange(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Give the order of ``count`` things in which the two of each pair have changed places."""
+    order = list(range(count))
+    for first, second in pairs:
+        order[first], order[second] = second, first
+    return order

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autoseg.extensions import find
-from autoseg.targets.base import Strides, Target
+from autoseg.targets.base import Strides, Target, mirror, pick_classes
 from autoseg.targets.losses import LOSSES
 from planners.labels import Labels
 
@@ -25,21 +25,9 @@ class SemanticTarget(Target):
         return labels.num_classes
 
     def encode(self, label_BLZYX: Tensor, strides: Strides) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Pick the class in the middle of each stride's cell (nearest, as nnU-Net); ignored voxels weigh nothing."""
-        classes = label_BLZYX[:, 0].to(torch.int64).clamp(min=0)
-        maps: list[Tensor] = []
-        weights: list[Tensor | None] = []
-        for stride in strides:
-            cells = (slice(None), *(slice(step // 2, None, step) for step in stride))
-            small = classes[cells].contiguous()
-            if self.labels.ignore_index is None:
-                maps.append(small)
-                weights.append(None)
-                continue
-            annotated = small != self.labels.ignore_index
-            maps.append(small * annotated)
-            weights.append(annotated)
-        return maps, weights
+        """Pick the class in the middle of each stride's cell; ignored voxels weigh nothing."""
+        picked = pick_classes(label_BLZYX, strides, self.labels.ignore_index)
+        return [classes for classes, _ in picked], [annotated for _, annotated in picked]
 
     def loss(
         self,
@@ -47,34 +35,37 @@ class SemanticTarget(Target):
         maps: Sequence[Tensor],
         weights: Sequence[Tensor | None],
         output_weights: Sequence[float],
+        annotated: Tensor | None = None,
     ) -> Tensor:
         """Add up the plan's loss over the outputs."""
         function = find(LOSSES, "loss", self.training.loss)
         total = torch.zeros((), device=outputs[0].device)
-        for output, classes, annotated, share in zip(outputs, maps, weights, output_weights, strict=False):
+        for output, classes, voxels, share in zip(outputs, maps, weights, output_weights, strict=False):
             if share:
-                total = total + share * function(output, classes, annotated, self.training.batch_dice)
+                total = total + share * function(output, classes, voxels, annotated, self.training.batch_dice)
         return total
 
-    def counts(self, logits_BKZYX: Tensor, label_BLZYX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def counts(
+        self, logits_BKZYX: Tensor, label_BLZYX: Tensor, annotated: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Count voxels of hard predictions over the whole batch, float64 per foreground class."""
-        (classes,), (annotated,) = self.encode(label_BLZYX, [(1,) * (logits_BKZYX.dim() - 2)])
-        pairs = classes * logits_BKZYX.shape[1] + logits_BKZYX.argmax(1)
-        if annotated is not None:
-            pairs = pairs[annotated]
-        size = logits_BKZYX.shape[1]
-        table = torch.bincount(pairs.flatten(), minlength=size * size).view(size, size).double()
-        tp = table.diagonal()
-        return tp[1:], (table.sum(0) - tp)[1:], (table.sum(1) - tp)[1:]
-
-    def score(self, tp: Tensor, fp: Tensor, fn: Tensor) -> list[float | None]:
-        """Give the Dice per foreground class."""
-        rows = zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)
-        return [2 * t / (2 * t + p + n) if t + p + n else None for t, p, n in rows]
+        (classes,), (voxels,) = self.encode(label_BLZYX, [(1,) * (logits_BKZYX.dim() - 2)])
+        num_samples, size = logits_BKZYX.shape[:2]
+        pairs = classes * size + logits_BKZYX.argmax(1)
+        if annotated is not None:  # a table per sample, since other classes count in each
+            pairs += torch.arange(num_samples, device=pairs.device).view(-1, *(1,) * (pairs.dim() - 1)) * size * size
+        if voxels is not None:
+            pairs = pairs[voxels]
+        tables = 1 if annotated is None else num_samples
+        table = torch.bincount(pairs.flatten(), minlength=tables * size * size).view(tables, size, size).double()
+        tp = table.diagonal(dim1=1, dim2=2)
+        weight = 1 if annotated is None else annotated.to(tp)
+        found = (tp * weight, (table.sum(1) - tp) * weight, (table.sum(2) - tp) * weight)
+        return found[0].sum(0)[1:], found[1].sum(0)[1:], found[2].sum(0)[1:]
 
     def flip(self, maps: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Mirror along spatial axes; classes do not change."""
-        return maps.flip([axis + 1 for axis in axes]) if axes else maps
+        """Mirror along spatial axes; classes of a left and a right side change places."""
+        return mirror(maps, axes, self.training.mirror_swaps, self.training.mirror_swap_axis)
 
     def decode(self, logits_KZYX: np.ndarray) -> np.ndarray:
         """Take the class with the largest logit; of equals the first."""

@@ -1,5 +1,6 @@
 """The fingerprint is nnU-Net's; it is measured in one reading with the check, kept per case, and bounded in memory."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -213,20 +214,82 @@ def test_other_labels_are_measured_anew(root: Path, tmp_path: Path) -> None:
     assert second == measured(root)
 
 
+def test_places_of_classes_and_axes(root: Path) -> None:
+    fingerprint = measured(root)
+    label = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(root / "labelsTr/c2.nii.gz")))
+    assert fingerprint.orientations == ("SPL",) * NUM_CASES
+    background, organ, vessel = fingerprint.class_centers[2]
+    assert background is None
+    for value, center in ((3, organ), (7, vessel)):
+        expected = (np.argwhere(label == value).mean(axis=0) + 0.5) / label.shape
+        assert center == pytest.approx(expected, abs=1e-4)
+
+
+def test_places_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = np.random.default_rng(0).choice([-3, 0, 2, 9], size=(5, 6, 7))
+    whole, _ = measure_case(np.ones((1, 5, 6, 7)), label, (0, 9), (1.0, 1.0, 1.0))
+    monkeypatch.setattr(fingerprinting, "PART_VOXELS", 10)
+    parts, _ = measure_case(np.ones((1, 5, 6, 7)), label.transpose(0, 1, 2), (0, 9), (1.0, 1.0, 1.0))
+    assert parts == whole
+    assert [value for value, _ in whole.centers] == [-3, 2]
+    for value, center in whole.centers:
+        assert center == pytest.approx((np.argwhere(label == value).mean(axis=0) + 0.5) / label.shape, abs=1e-4)
+
+
+def test_values_spread_too_wide_have_no_places() -> None:
+    label = np.zeros((2, 2, 2), dtype=np.int64)
+    label[0, 0] = 1, 10**9
+    assert measure_case(np.ones((1, 2, 2, 2)), label, (0,), (1.0, 1.0, 1.0))[0].centers == ()
+
+
+def test_ignored_voxels_and_their_value_change_nothing(root: Path) -> None:
+    """Neither the image below them, nor the value that marks them, nor whatever label lay there before."""
+    before = measured(root)
+    for case in range(NUM_CASES):
+        for path in (root / f"imagesTr/c{case}_0000.nii.gz", root / f"labelsTr/c{case}.nii.gz"):
+            image = SimpleITK.ReadImage(str(path))
+            array = SimpleITK.GetArrayFromImage(image).astype(np.int16)
+            array[7, 8, 9:] = 3000 if "images" in path.parent.name else -5
+            changed = SimpleITK.GetImageFromArray(array)
+            changed.CopyInformation(image)
+            SimpleITK.WriteImage(changed, str(path))
+    labels = {"background": 0, "organ": 3, "vessel": 7, "ignore": -5}
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels}))
+    after = measured(root)
+    assert after.labels.ignore == -5
+    assert dataclasses.replace(after, labels=before.labels) == before
+
+
+def test_what_was_not_annotated_is_not_counted_as_absent(root: Path) -> None:
+    for case in (0, 1):
+        image = SimpleITK.ReadImage(str(root / f"labelsTr/c{case}.nii.gz"))
+        array = SimpleITK.GetArrayFromImage(image)
+        array[array == 7] = 0
+        changed = SimpleITK.GetImageFromArray(array)
+        changed.CopyInformation(image)
+        SimpleITK.WriteImage(changed, str(root / f"labelsTr/c{case}.nii.gz"))
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "labels_present": {"c0": ["organ"]}}))
+    fingerprint = measured(root)
+    assert fingerprint.class_voxels[0][1:] == (97, None)
+    assert fingerprint.class_voxels[1][1:] == (97, 0)
+    assert records.from_json(Fingerprint, json.loads(records.dumps(fingerprint))) == fingerprint
+
+
 # ------------------------------------------------------------------------------------------------------------ bounds
 
 
 def test_the_sample_is_bounded_and_drawn_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.arange(2 * 20**3, dtype=np.float32).reshape(2, 20, 20, 20) + 1
     foreground = np.ones((20, 20, 20), dtype=bool)
-    measure, sample = measure_case(image, foreground, (1.0, 1.0, 1.0), max_samples=1000)
+    measure, sample = measure_case(image, foreground, (0,), (1.0, 1.0, 1.0), max_samples=1000)
     assert sample.shape == (2, 1000)
     assert sample.dtype == np.float32
     assert measure.foreground_voxels == 8000
     assert len(np.unique(sample[0])) == 1000
     np.testing.assert_array_equal(sample[1] - sample[0], 8000)
     assert sample[0].mean() == pytest.approx(4000, rel=0.05)
-    np.testing.assert_array_equal(measure_case(image, foreground, (1.0, 1.0, 1.0), max_samples=1000)[1], sample)
+    np.testing.assert_array_equal(measure_case(image, foreground, (0,), (1.0, 1.0, 1.0), max_samples=1000)[1], sample)
 
 
 def test_the_sample_per_case_follows_the_number_of_cases(
@@ -250,7 +313,7 @@ def test_shape_after_cropping_is_that_of_preprocessing(
 ) -> None:
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(num_channels, *shape)) * (rng.random((num_channels, *shape)) < density)
-    measure, _ = measure_case(image, np.zeros(shape, dtype=bool), (1.0, 1.0, 1.0))
+    measure, _ = measure_case(image, np.zeros(shape, dtype=bool), (0,), (1.0, 1.0, 1.0))
     assert measure.shape == nonzero_box(image)[1].shape
     facts = check_module.check_case("a", None, image)
     assert facts.image is not None
@@ -260,13 +323,13 @@ def test_shape_after_cropping_is_that_of_preprocessing(
 def test_non_finite_voxels_count_as_the_minimum() -> None:
     image = np.arange(1.0, 28.0).reshape(1, 3, 3, 3)
     image[0, 0, 0, :3] = np.nan, np.inf, -np.inf
-    _, sample = measure_case(image, np.ones((3, 3, 3), dtype=bool), (1.0, 1.0, 1.0))
+    _, sample = measure_case(image, np.ones((3, 3, 3), dtype=bool), (0,), (1.0, 1.0, 1.0))
     assert sample.min() == 4
     assert sample.max() == 27
 
 
 def test_a_measure_is_a_record() -> None:
-    measure, _ = measure_case(np.ones((1, 2, 3, 4)), np.ones((2, 3, 4), dtype=bool), (1.0, 2.0, 3.0))
+    measure, _ = measure_case(np.ones((1, 2, 3, 4)), np.ones((2, 3, 4), dtype=bool), (0,), (1.0, 2.0, 3.0))
     assert records.from_json(CaseMeasure, json.loads(records.dumps(measure))) == measure
     assert measure.cropped_fraction == 1
 

@@ -17,11 +17,12 @@ from autoseg.data.io import image_from_array
 from autoseg.errors import DatasetError
 from autoseg.preprocessing import label_resampling, populate
 from autoseg.preprocessing.locations import sample_locations
-from autoseg.preprocessing.populate import estimate_bytes, populate_store, preprocessing_choices
+from autoseg.preprocessing.populate import estimate_bytes, populate_store, preprocessing_choices, store_name
 from autoseg.preprocessing.preprocess import preprocess_case
 from planners.fingerprint import Intensities
 from planners.labels import LabelClass, Labels
-from planners.plan import Resampling
+from planners.plan import Input, Resampling
+from planners.records import PlanError
 
 LABELS = Labels(
     classes=tuple(LabelClass(name=name, value=value) for name, value in (("background", 0), ("x", 127), ("y", 255)))
@@ -226,3 +227,42 @@ def test_real_cases_from_files_as_they_come(data_folder: Path, tmp_path: Path, m
         stored = store.open(case.id)
         assert stored.present_classes == (1, 2)
         assert abs(float(stored.image.mean())) < 1e-3
+
+
+def test_cases_that_left_the_dataset_leave_the_store(
+    dataset: Dataset, make_plan: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, configuration = make_plan(labels=LABELS)
+    store = populate_store(dataset, plan, configuration, tmp_path / "store")
+    fewer = dataclasses.replace(dataset, cases=dataset.cases[1:])
+    populate_store(fewer, plan, configuration, tmp_path / "store")
+    assert store.record("case_0") is None
+    assert len(list((tmp_path / "store").iterdir())) == 3 * 4
+    assert "1 case no longer in the dataset removed" in capsys.readouterr().err
+
+
+def test_what_was_annotated_is_part_of_a_case(dataset: Dataset, make_plan: Any, tmp_path: Path) -> None:
+    plan, configuration = make_plan(labels=LABELS)
+    store = populate_store(dataset, plan, configuration, tmp_path / "store")
+    before = [store.open(case.id).digest for case in dataset.cases]
+    first = dataclasses.replace(dataset.cases[0], annotated_classes=(0, 2))
+    populate_store(
+        dataclasses.replace(dataset, cases=(first, *dataset.cases[1:])), plan, configuration, tmp_path / "store"
+    )
+    after = [store.open(case.id).digest for case in dataset.cases]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [False, True, True, True]
+    assert store.open("case_0").annotated_classes == (0, 2)
+
+
+def test_configurations_that_preprocess_alike_share_a_store(make_plan: Maker) -> None:
+    plan, first = make_plan(labels=LABELS)
+    coarse = dataclasses.replace(first, name="coarse", spacing_mm=(9.0, 9.0, 9.0))
+    inputs = (*first.inputs, Input(kind="previous", name="coarse", channels=2))
+    cascade = dataclasses.replace(first, name="cascade", inputs=inputs, previous="coarse", batch_size=7)
+    plan = dataclasses.replace(plan, configurations=(coarse, first, cascade))
+    assert [store_name(plan, name) for name in ("coarse", first.name, "cascade")] == ["coarse", first.name, first.name]
+    other = dataclasses.replace(cascade, resampling=Resampling(image_order=1))
+    plan = dataclasses.replace(plan, configurations=(coarse, first, other))
+    assert store_name(plan, "cascade") == "cascade"
+    with pytest.raises(PlanError, match="no configuration 'nothing'"):
+        store_name(plan, "nothing")

@@ -254,3 +254,23 @@ def test_messages_say_what_does_not_fit(make_plan: Any) -> None:
     plan, configuration = make_plan(normalization=("rgb-0-1",))
     with pytest.raises(ImageError, match=r"channel 0 \(c0\): values from -300"):
         preprocess_case(ones * -300, spacing, plan, configuration)
+
+
+def test_ignored_air_changes_nothing(make_plan: Any) -> None:
+    """Whether the zeros around the content are background or to be ignored: the network sees the same image."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((1, 8, 9, 10), dtype=np.float32)
+    image[:, 1:7, 1:8, 1:9] = rng.normal(100, 20, size=(1, 6, 7, 8))
+    image[:, 1:4, 1:4, 1:4] = 0  # zeros within the box
+    label = np.zeros(image.shape[1:], dtype=np.int16)
+    label[4:6, 4:6, 4:6] = 1
+    classes = tuple(LabelClass(name=f"class {value}", value=value) for value in range(2))
+    labels = Labels(classes=classes, ignore=255)
+    plan, configuration = make_plan(labels=labels, use_mask_for_norm=(True,))
+    plain = preprocess_case(image, (1.0, 1.0, 1.0), plan, configuration, label)
+    ignored = np.where((image[0] == 0) & (label == 0), labels.ignore_index, label)
+    masked = preprocess_case(image, (1.0, 1.0, 1.0), plan, configuration, ignored)
+    np.testing.assert_array_equal(masked.image_CZYX, plain.image_CZYX)
+    new = preprocess_case(image, (1.0, 1.0, 1.0), plan, configuration)
+    np.testing.assert_array_equal(masked.image_CZYX, new.image_CZYX)
+    assert (labels_of(masked)[0][labels_of(plain)[0] == OUTSIDE] == labels.ignore_index).all()

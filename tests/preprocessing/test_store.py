@@ -195,3 +195,34 @@ def test_regions_and_annotated_voxels_have_locations() -> None:
         1: [2, 3, 4],
         2: [3],
     }
+
+
+def test_annotated_classes_are_kept(tmp_path: Path) -> None:
+    store, case = Store(tmp_path), make_case()
+    assert write(store, case).annotated_classes is None
+    store.write("b", case, "d", {}, (), (0, 2))
+    assert store.open("b").annotated_classes == (0, 2)
+    assert store.open("case_1").annotated_classes is None
+
+
+def test_cases_of_other_names_go_with_all_their_files(tmp_path: Path) -> None:
+    store, case = Store(tmp_path), make_case()
+    for name in ("a", "a.b", "c"):
+        write(store, case, name=name)
+    (tmp_path / "c.previous.npy").write_bytes(b"x")
+    (tmp_path / "c.previous.npy.json").write_text("{}")
+    (tmp_path / "other.json").write_text('{"kind": "another record"}')
+    assert store.keep_only({"a.b"}) == ["a", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"a.b.{end}" for end in ("image.npy", "json", "labels.npy", "locations.npy")),
+        "other.json",
+    ]
+    assert store.keep_only({"a.b"}) == []
+
+
+def test_arrays_are_on_the_disk_before_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr("autoseg.preprocessing.store.flush", lambda path: events.append(path.name))
+    monkeypatch.setattr(Store, "write_record", lambda *_: events.append("record"))
+    write(Store(tmp_path), make_case())
+    assert events == ["case_1.image.npy", "case_1.labels.npy", "case_1.locations.npy", "record"]

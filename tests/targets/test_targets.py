@@ -1,24 +1,46 @@
 """The contract of targets and losses, over their tables."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from autoseg.targets import LOSSES, TARGETS, Target, make_target
-from planners.labels import LabelClass, Labels
+from planners.labels import LabelClass, Labels, Region
 from planners.plan import Target as TargetRecord
 from planners.plan import Training
 
 CLASSES = tuple(LabelClass(name=f"class {index}", value=index * 10) for index in range(4))
-LABELS = Labels(classes=CLASSES)
-WITH_IGNORE = Labels(classes=CLASSES, ignore=255)
+REGIONS = (
+    Region(name="whole", values=(10, 20, 30)),
+    Region(name="core", values=(20, 30)),
+    Region(name="inner", values=(30,)),
+)
+LABELS = {"semantic": Labels(classes=CLASSES), "regions": Labels(classes=CLASSES, regions=REGIONS)}
 STRIDES = [(1, 1, 1), (2, 2, 2), (2, 4, 4)]
 SHARES = [0.6, 0.4, 0.0]
+SIDED = {"mirror_swaps": ((1, 2),), "mirror_swap_axis": 2}
 
 
-def target(name: str, labels: Labels = LABELS, **training: object) -> Target:
+def target(name: str, labels: Labels | None = None, **training: object) -> Target:
+    labels = labels or LABELS[name]
     record = TargetRecord(name=name, num_outputs=TARGETS[name].num_outputs(labels, {}))
     return make_target(record, labels, Training(**training))  # type: ignore[arg-type]
+
+
+def with_ignore(name: str) -> Labels:
+    return dataclasses.replace(LABELS[name], ignore=255)
+
+
+def sided(name: str) -> Labels:
+    """Classes 1 and 2 are left and right; 3 lies in between."""
+    regions = (
+        Region(name="both", values=(10, 20)),
+        Region(name="left", values=(10, 30)),
+        Region(name="right", values=(20, 30)),
+    )
+    return Labels(classes=CLASSES, regions=regions if name == "regions" else ())
 
 
 def random_label(seed: int, highest: int = 3, shape: tuple[int, ...] = (4, 8, 12)) -> torch.Tensor:
@@ -32,11 +54,18 @@ def random_outputs(seed: int, num_outputs: int) -> list[torch.Tensor]:
     return [torch.randn(2, num_outputs, *shape, generator=generator, requires_grad=True) for shape in shapes]
 
 
+def as_logits(made: Target, maps: torch.Tensor) -> torch.Tensor:
+    """Turn encoded maps into logits of a network that is right: B × K × space."""
+    if maps.dtype == torch.bool:
+        return 16.0 * maps - 8
+    return torch.nn.functional.one_hot(maps, made.record.num_outputs).movedim(-1, 1).float() * 8
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_decoding_what_was_encoded_gives_the_label(name: str) -> None:
     label, made = random_label(0), target(name)
-    (classes,), _ = made.encode(label, [(1, 1, 1)])
-    logits = torch.nn.functional.one_hot(classes, made.record.num_outputs).movedim(-1, 1).float() * 8
+    (maps,), _ = made.encode(label, [(1, 1, 1)])
+    logits = as_logits(made, maps)
     for sample in range(2):
         expected = label[sample, 0].clamp(min=0).numpy()
         np.testing.assert_array_equal(made.decode(logits[sample].numpy()), expected)
@@ -44,23 +73,28 @@ def test_decoding_what_was_encoded_gives_the_label(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
-def test_encoding_a_mirrored_label_is_mirroring_the_maps(name: str, axes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("axes", [(), (0,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("sides", [False, True])
+def test_encoding_a_mirrored_label_is_mirroring_the_maps(name: str, axes: tuple[int, ...], sides: bool) -> None:
     label, made = random_label(1), target(name)
+    if sides:
+        made = target(name, sided(name), **SIDED)
     mirrored = label.flip([axis + 2 for axis in axes])
+    if sides and 2 in axes:
+        mirrored = torch.tensor([0, 2, 1, 3, -1], dtype=torch.int16)[mirrored.long()]
     plain, _ = made.encode(label, [(1, 1, 1)])
     turned, _ = made.encode(mirrored, [(1, 1, 1)])
-    for sample in range(2):
-        assert torch.equal(made.flip(plain[0][sample][None], axes)[0], turned[0][sample])
+    for before, after in zip(as_logits(made, plain[0]), as_logits(made, turned[0]), strict=True):
+        assert torch.equal(made.flip(before, axes), after)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_ignored_voxels_change_nothing(name: str, loss: str, batch_dice: bool) -> None:
-    made = target(name, WITH_IGNORE, loss=loss, batch_dice=batch_dice)
+    made = target(name, with_ignore(name), loss=loss, batch_dice=batch_dice)
     label = random_label(2, highest=4)
-    ignored = label == WITH_IGNORE.ignore_index
+    ignored = label == made.labels.ignore_index
     gradients, losses, counts = [], [], []
     outputs = random_outputs(3, made.record.num_outputs)
     for shift in (0.0, 5.0):
@@ -68,13 +102,16 @@ def test_ignored_voxels_change_nothing(name: str, loss: str, batch_dice: bool) -
         for output, stride in zip(outputs, STRIDES, strict=True):
             cells = (slice(None), slice(None), *(slice(step // 2, None, step) for step in stride))
             here = ignored[cells].expand_as(output)
-            moved.append((output.detach() + shift * here * torch.arange(4).view(1, 4, 1, 1, 1)).requires_grad_())
+            channels = torch.arange(output.shape[1]).view(1, -1, 1, 1, 1)
+            moved.append((output.detach() + shift * here * channels).requires_grad_())
         maps, weights = made.encode(label, STRIDES)
         value = made.loss(moved, maps, weights, SHARES)
         value.backward()
         assert moved[0].grad is not None
-        assert not moved[0].grad[ignored.expand_as(moved[0])].any()
-        gradients.append(moved[0].grad[~ignored.expand_as(moved[0])])
+        here = ignored.expand_as(moved[0])
+        assert not moved[0].grad[here].any()
+        assert moved[0].grad[~here].any()
+        gradients.append(moved[0].grad[~here])
         losses.append(value.detach())
         counts.append(torch.stack(made.counts(moved[0].detach(), label)))
     assert torch.allclose(losses[0], losses[1])
@@ -86,7 +123,7 @@ def test_ignored_voxels_change_nothing(name: str, loss: str, batch_dice: bool) -
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("value", [0, -1, 4])
 def test_a_patch_without_foreground_is_finite(name: str, loss: str, value: int) -> None:
-    made = target(name, WITH_IGNORE, loss=loss)
+    made = target(name, with_ignore(name), loss=loss)
     label = torch.full((2, 1, 4, 8, 12), value, dtype=torch.int16)
     outputs = random_outputs(4, made.record.num_outputs)
     result = made.loss(outputs, *made.encode(label, STRIDES), SHARES)
@@ -95,6 +132,51 @@ def test_a_patch_without_foreground_is_finite(name: str, loss: str, value: int) 
     assert outputs[0].grad is not None
     assert torch.isfinite(outputs[0].grad).all()
     assert outputs[2].grad is None, "an output of weight 0 is not computed"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("ignore", [False, True])
+def test_classes_that_are_all_annotated_change_nothing(name: str, batch_dice: bool, ignore: bool) -> None:
+    made = target(name, with_ignore(name) if ignore else None, batch_dice=batch_dice)
+    label, outputs = random_label(8, highest=3 + ignore), random_outputs(9, made.record.num_outputs)
+    maps, weights = made.encode(label, STRIDES)
+    everything = torch.ones(2, 4, dtype=torch.bool)
+    plain = made.loss(outputs, maps, weights, SHARES)
+    torch.testing.assert_close(made.loss(outputs, maps, weights, SHARES, everything), plain)
+    logits = outputs[0].detach()
+    assert torch.equal(torch.stack(made.counts(logits, label, everything)), torch.stack(made.counts(logits, label)))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_not_annotated_is_not_counted(name: str) -> None:
+    """Sample 0 was annotated for classes 2 and 3 alone, sample 1 for all."""
+    made = target(name)
+    annotated = torch.tensor([[True, False, True, True], [True] * 4])
+    label = random_label(10)
+    label[0][label[0] == 1] = 0
+    logits = random_outputs(11, made.record.num_outputs)[0].detach()
+    counts = torch.stack(made.counts(logits, label, annotated))
+    parts = [torch.stack(made.counts(logits[i : i + 1], label[i : i + 1])) for i in range(2)]
+    parts[0][:, 0] = 0  # class 1, or the region "whole", which holds it
+    assert torch.equal(counts, parts[0] + parts[1])
+    alone = made.counts(logits[:1], label[:1], annotated[:1])
+    assert made.score(*alone)[0] is None
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_nothing_annotated_but_background_is_finite(name: str, loss: str, batch_dice: bool) -> None:
+    made = target(name, loss=loss, batch_dice=batch_dice)
+    outputs = random_outputs(12, made.record.num_outputs)
+    annotated = torch.tensor([[True, False, False, False]] * 2)
+    label = torch.zeros(2, 1, 4, 8, 12, dtype=torch.int16)
+    value = made.loss(outputs, *made.encode(label, STRIDES), SHARES, annotated)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-5)
+    assert outputs[0].grad is not None
+    assert outputs[0].grad.abs().max() < 1e-6, "background may be anything: nothing is learned"
 
 
 def reference_loss(logits: torch.Tensor, classes: torch.Tensor, batch_dice: bool) -> torch.Tensor:
@@ -157,7 +239,7 @@ def test_two_dimensional_tensors_need_no_z(name: str) -> None:
     made = target(name, loss="dice+cross-entropy")
     label = torch.randint(0, 4, (3, 1, 8, 8), dtype=torch.int16)
     maps, weights = made.encode(label, [(1, 1), (2, 2)])
-    outputs = [torch.randn(3, 4, 8, 8), torch.randn(3, 4, 4, 4)]
+    outputs = [torch.randn(3, made.record.num_outputs, *shape) for shape in ((8, 8), (4, 4))]
     assert torch.isfinite(made.loss(outputs, maps, weights, [0.7, 0.3]))
 
 
