@@ -6,13 +6,18 @@ import torch
 from torch import nn
 
 from autoseg.extensions import find
-from autoseg.networks.checkpoint import load_weights, put_weights, save_weights
-from autoseg.networks.unet import PlainUNet
+from autoseg.networks.checkpoint import check_weights, load_weights, put_weights, save_weights
+from autoseg.networks.residual import residual_encoder_unet
+from autoseg.networks.unet import plain_unet
+from planners.network_size import PLAIN_UNET, RESIDUAL_ENCODER_UNET
 from planners.plan import Architecture
 
-__all__ = ["NETWORKS", "build_network", "load_weights", "put_weights", "save_weights"]
+__all__ = ["NETWORKS", "build_network", "check_weights", "load_weights", "put_weights", "save_weights"]
 
-NETWORKS: Mapping[str, Callable[[Architecture, int, int], nn.Module]] = {"plain-unet": PlainUNet}
+NETWORKS: Mapping[str, Callable[[Architecture, int, int], nn.Module]] = {
+    PLAIN_UNET: plain_unet,
+    RESIDUAL_ENCODER_UNET: residual_encoder_unet,
+}
 """By family. A builder takes the architecture, the number of input channels and the number of output channels; the
 module's ``forward`` gives a list of logits, full resolution first, and only that one in evaluation mode."""
 

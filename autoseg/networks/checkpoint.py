@@ -1,5 +1,6 @@
 """Weights on disk: safetensors files, which hold numbers and text and cannot run code."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,19 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(f"{path} cannot be read as weights: {fault}. Train again, or copy the file anew") from fault
 
 
+def weights_digest(path: Path) -> str:
+    """Identify a file of weights by its bytes: 16 hexadecimal digits of its SHA-256. Equal weights are equal files.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as fault:
+        raise ModelError(f"{path} cannot be read: {fault.strerror}. Give a file of weights") from fault
+
+
 def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
     """Give a network its weights; every one must be there and fit.
 
@@ -56,6 +70,17 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: objec
 
     Raises:
         ModelError: names or shapes differ; the message lists the first of them. The network is unchanged.
+    """
+    check_weights(network, weights, source)
+    with torch.no_grad():
+        network.load_state_dict(dict(weights))
+
+
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Check that weights are complete and fit a network, which may be on torch's meta device.
+
+    Raises:
+        ModelError: as in :func:`put_weights`.
     """
     wanted = network.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in weights]
@@ -69,8 +94,6 @@ def put_weights(network: nn.Module, weights: Mapping[str, Tensor], source: objec
             f"the weights of {source} do not fit the network: {'; '.join(faults[:SHOWN])}{more}. "
             "Use the plan that they were trained with"
         )
-    with torch.no_grad():
-        network.load_state_dict(dict(weights))
 
 
 def _times(tensor: Tensor) -> str:

@@ -1,9 +1,9 @@
-"""The plain U-Net in two and three dimensions, from its Architecture record.
+"""U-Nets in two and three dimensions, from their Architecture records: the decoder that all share, the plain encoder.
 
 Sources: Ronneberger et al. 2015; Çiçek et al. 2016; form and initialisation of nnU-Net v2.8.1 (Isensee et al. 2021).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
 from torch import Tensor, nn
@@ -13,28 +13,30 @@ from autoseg.networks.blocks import NEGATIVE_SLOPE, ConvBlock, Head, UpsampleJoi
 from planners.plan import Architecture, Stage
 
 
-class PlainUNet(nn.Module):
-    """Encoder, decoder with skips, and one 1 × 1 head per output.
+class UNet(nn.Module):
+    """An encoder, a decoder with skips, and one 1 × 1 head per output.
 
     Everything is counted from full resolution: ``encoder.S``, ``upsample.S``, ``decoder.S``, ``heads.S`` belong to
     stage S. A network of one stage has no decoder; its head sits on the encoder.
     """
 
-    def __init__(self, architecture: Architecture, num_input_channels: int, num_outputs: int) -> None:
+    def __init__(self, encoder: Iterable[nn.Module], architecture: Architecture, num_outputs: int) -> None:
+        """Put a decoder behind an encoder.
+
+        Args:
+            encoder: one module per stage of the architecture, full resolution first.
+            architecture: as :func:`check_architecture` allows.
+            num_outputs: channels of every output.
+        """
         super().__init__()
-        _check(architecture)
         stages = architecture.stages
-        channels = [num_input_channels, *(stage.features for stage in stages)]
         ones = (1,) * architecture.dimensions
-        self.encoder = nn.ModuleList(
-            _blocks(inputs, stage, stage.num_blocks, stage.stride)
-            for inputs, stage in zip(channels, stages, strict=False)
-        )
+        self.encoder = nn.ModuleList(encoder)
         self.upsample = nn.ModuleList(
             UpsampleJoin(deeper.features, stage.features, deeper.stride) for stage, deeper in pairwise(stages)
         )
         self.decoder = nn.ModuleList(
-            _blocks(2 * stage.features, stage, count, ones)
+            convolutions(2 * stage.features, stage, count, ones)
             for stage, count in zip(stages, architecture.num_decoder_blocks, strict=False)
         )
         self.heads = nn.ModuleList(
@@ -63,7 +65,20 @@ class PlainUNet(nn.Module):
         return logits
 
 
-def _blocks(num_inputs: int, stage: Stage, count: int, stride: Sequence[int]) -> nn.Sequential:
+def plain_unet(architecture: Architecture, num_input_channels: int, num_outputs: int) -> nn.Module:
+    """Build the plain U-Net: ``num_blocks`` convolutions per encoder stage, the first with the stride.
+
+    Raises:
+        ModelError: the architecture is not possible.
+    """
+    check_architecture(architecture)
+    channels = [num_input_channels, *(stage.features for stage in architecture.stages)]
+    stages = zip(channels, architecture.stages, strict=False)
+    encoder = (convolutions(inputs, stage, stage.num_blocks, stage.stride) for inputs, stage in stages)
+    return UNet(encoder, architecture, num_outputs)
+
+
+def convolutions(num_inputs: int, stage: Stage, count: int, stride: Sequence[int]) -> nn.Sequential:
     """``count`` blocks of one stage; the first takes ``num_inputs`` channels and has the stride."""
     ones = (1,) * len(stage.kernel)
     return nn.Sequential(
@@ -77,15 +92,21 @@ def _blocks(num_inputs: int, stage: Stage, count: int, stride: Sequence[int]) ->
 def _initialise(module: nn.Module) -> None:
     """Kaiming normal for the leaky ReLU's slope, bias 0 (nnU-Net v2.8.1); norms keep scale 1 and shift 0."""
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if not module.weight.is_meta:  # there torch would load its compiler, for seconds, to draw nothing
+            nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _check(architecture: Architecture) -> None:
-    stages, outputs = architecture.stages, architecture.outputs
+def check_architecture(architecture: Architecture) -> None:
+    """Check what a U-Net of any encoder asks of its record.
+
+    Raises:
+        ModelError: there is an option, or an output that the decoder does not have.
+    """
+    family, stages, outputs = architecture.family, architecture.stages, architecture.outputs
     if architecture.options:
-        raise ModelError(f"plain-unet has no option {min(architecture.options)!r}; remove it from the plan")
+        raise ModelError(f"{family} has no option {min(architecture.options)!r}; remove it from the plan")
     strides = accumulate(
         (stage.stride for stage in stages), lambda total, step: tuple(a * b for a, b in zip(total, step, strict=True))
     )
@@ -93,6 +114,6 @@ def _check(architecture: Architecture) -> None:
     found = [output.stride for output in outputs]
     if found != possible[: len(found)]:
         raise ModelError(
-            f"plain-unet cannot give outputs with strides {found}; its decoder has {possible}. "
+            f"{family} cannot give outputs with strides {found}; its decoder has {possible}. "
             "Outputs are listed from full resolution down, without gaps"
         )

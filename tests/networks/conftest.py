@@ -3,19 +3,14 @@
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from autoseg import native
 from planners.plan import Architecture, Output, Stage
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Tests share the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def quiet(one_thread: None) -> None:
+    """All tests here compute on one thread."""
 
 
 @pytest.fixture

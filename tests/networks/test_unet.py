@@ -1,4 +1,4 @@
-"""The plain U-Net: what goes in and out, its arithmetic, its start, and that both ways to compute it agree."""
+"""The U-Nets: what goes in and out, their arithmetic, their start, and that both ways to compute them agree."""
 
 import dataclasses
 import re
@@ -11,13 +11,17 @@ from torch import nn
 from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.errors import ModelError, OptionError
+from autoseg.interop import open_nnunet
 from autoseg.networks import NETWORKS, build_network, put_weights
+from autoseg.networks.blocks import ResidualBlock, Shortcut
 from planners.network_size import feature_map_elements, num_parameters
 from planners.plan import Output
 
 PLAIN = Compute(device="cpu", precision="fp32", channels_last=False, threads=2)
 FAST = Compute(device="cpu", precision="fp32", channels_last=True, threads=2, native=True)
 HALF = Compute(device="cpu", precision="bf16", channels_last=True, threads=2, native=True)
+
+BEFORE_NORM = re.compile(r"coder.*conv\.bias")  # the norm takes such a shift out: its gradient is rounding
 
 CASES = {
     "3d": (((16, 32, 48), [(1, 1, 1), (2, 2, 2), (2, 2, 2)], None), (8, 12, 16)),
@@ -32,31 +36,48 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
+@pytest.fixture(params=[(family, name) for family in NETWORKS for name in CASES], ids=" ".join)
 def case(request, make_architecture):
-    """An architecture and a patch that fits it."""
-    arguments, patch = request.param
-    return make_architecture(*arguments), patch
+    """An architecture of each family and a patch that fits it."""
+    family, name = request.param
+    arguments, patch = CASES[name]
+    return dataclasses.replace(make_architecture(*arguments), family=family), patch
+
+
+def build_awake(architecture):
+    """A network with two inputs and three outputs, whose residual blocks do not start as their shortcut."""
+    network = build_network(architecture, 2, 3, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for block in network.modules():
+            if isinstance(block, ResidualBlock):
+                block.second.norm.weight.uniform_(0.2, 0.8, generator=generator)
+                block.second.norm.bias.uniform_(-0.2, 0.2, generator=generator)
+    return network
 
 
 def test_every_network_gives_every_output(case):
     architecture, patch = case
-    for family in NETWORKS:
-        network = build_network(dataclasses.replace(architecture, family=family), 2, 3, seed=0)
-        x = torch.randn(2, 2, *patch)
-        outputs = network(x)
-        shapes = [
-            [size // step for size, step in zip(patch, output.stride, strict=True)] for output in architecture.outputs
-        ]
-        assert [list(output.shape) for output in outputs] == [[2, 3, *shape] for shape in shapes]
-        sum(output.float().square().mean() for output in outputs).backward()
-        without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-        assert not without, "gradient reaches every parameter"
-        network.eval()
-        with torch.no_grad():
-            only = network(x)
-        assert len(only) == 1
-        torch.testing.assert_close(only[0], outputs[0], rtol=1e-4, atol=1e-4)
+    network = build_awake(architecture)
+    x = torch.randn(2, 2, *patch)
+    outputs = network(x)
+    shapes = [
+        [size // step for size, step in zip(patch, output.stride, strict=True)] for output in architecture.outputs
+    ]
+    assert [list(output.shape) for output in outputs] == [[2, 3, *shape] for shape in shapes]
+    sum(output.float().square().mean() for output in outputs).backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    without = [
+        name
+        for name, gradient in gradients.items()
+        if gradient is None or not gradient.isfinite().all() or not (gradient.any() or BEFORE_NORM.search(name))
+    ]
+    assert not without, "gradient reaches every parameter"
+    network.eval()
+    with torch.no_grad():
+        only = network(x)
+    assert len(only) == 1
+    torch.testing.assert_close(only[0], outputs[0], rtol=1e-4, atol=1e-4)
 
 
 def test_arithmetic_equals_a_count_by_hooks(case):
@@ -65,9 +86,11 @@ def test_arithmetic_equals_a_count_by_hooks(case):
     assert sum(p.numel() for p in network.parameters()) == num_parameters(architecture, 2, 3)
     counted = []
     kinds = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    for module in network.modules():
-        if isinstance(module, kinds):
-            module.register_forward_hook(lambda _, __, output: counted.append(output.numel()))
+    shortcuts = [module for module in network.modules() if isinstance(module, Shortcut)]
+    inside = {module for shortcut in shortcuts for module in shortcut.modules()}
+    changing = [shortcut for shortcut in shortcuts if shortcut.project is not None or max(shortcut.stride) > 1]
+    for module in [*changing, *(m for m in network.modules() if isinstance(m, kinds) and m not in inside)]:
+        module.register_forward_hook(lambda _, __, output: counted.append(output.numel()))
     with torch.no_grad():
         network.eval()(torch.zeros(1, 2, *patch))
     assert sum(counted) == feature_map_elements(architecture, patch, 3)
@@ -87,7 +110,7 @@ def test_the_compiled_way_equals_torch(case):
     x = torch.randn(2, 2, *patch, generator=torch.Generator().manual_seed(3))
     answers = []
     for compute in (PLAIN, FAST):
-        network = computing.place(build_network(architecture, 2, 3, seed=0), compute)
+        network = computing.place(build_awake(architecture), compute)
         outputs = network(computing.place(x, compute))
         sum(output.square().mean() for output in outputs).backward()
         with torch.no_grad():
@@ -96,8 +119,7 @@ def test_the_compiled_way_equals_torch(case):
     for slow, fast in zip(answers[0][0], answers[1][0], strict=True):
         assert (slow - fast).abs().max() < 1e-3 * slow.std()
     for name, slow in answers[0][1].items():
-        bias_before_norm = re.search(r"coder.*conv\.bias", name)  # the norm takes it out: its gradient is rounding
-        scale = 1.0 if bias_before_norm else slow.norm()
+        scale = 1.0 if BEFORE_NORM.search(name) else slow.norm()
         assert (slow - answers[1][1][name]).norm() <= 1e-2 * scale, name
 
 
@@ -105,14 +127,34 @@ def test_the_compiled_way_equals_torch(case):
 def test_half_precision_stays_close(case):
     architecture, patch = case
     x = torch.randn(2, 2, *patch)
-    exact = build_network(architecture, 2, 3, seed=0).eval()
-    half = computing.place(build_network(architecture, 2, 3, seed=0), HALF).eval()
+    exact = build_awake(architecture).eval()
+    half = computing.place(build_awake(architecture), HALF).eval()
     with torch.no_grad(), computing.autocast(HALF):
         found = half(computing.place(x, HALF))[0]
     with torch.no_grad():
         wanted = exact(x)[0]
     assert found.dtype == torch.bfloat16
     assert (found.float() - wanted).abs().mean() < 0.05 * wanted.std()
+
+
+def test_the_residual_preset_has_its_known_number_of_parameters(make_architecture):
+    """Counted once in dynamic_network_architectures 0.4.4's network: one channel, two labels."""
+    plain = make_architecture((32, 64, 128, 256, 320, 320), [(1, 1, 1)] + [(2, 2, 2)] * 5, decoder_blocks=1)
+    depths = (1, 3, 4, 6, 6, 6)
+    stages = [dataclasses.replace(stage, num_blocks=n) for stage, n in zip(plain.stages, depths, strict=True)]
+    architecture = dataclasses.replace(plain, family="residual-encoder-unet", stages=tuple(stages))
+    with torch.device("meta"):
+        network = build_network(architecture, 1, 2)
+    assert sum(p.numel() for p in network.parameters()) == 102_349_770 == num_parameters(architecture, 1, 2)
+
+
+def test_a_residual_network_starts_as_its_shortcuts(make_architecture):
+    architecture = make_architecture((16, 32), [(1, 1, 1), (2, 2, 2)])
+    network = build_network(dataclasses.replace(architecture, family="residual-encoder-unet"), 1, 2, seed=0)
+    block, x = network.encoder[1][1], torch.rand(1, 32, 4, 4, 4)
+    assert torch.equal(block(x), x), "nothing is added, and the activation keeps what is positive"
+    assert network.encoder[0].stem.conv.weight.shape == (16, 1, 3, 3, 3)
+    assert not [name for name, _ in network.named_parameters() if "shortcut" in name and name.endswith("conv.bias")]
 
 
 def test_start_is_drawn_from_the_seed_alone(make_architecture):
@@ -166,31 +208,15 @@ def test_training_steps_are_equal_bit_for_bit(make_architecture):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def our_name(name, num_stages):
-    """Map a parameter's name in nnU-Net v2's network to ours; None for its second and third names of the same one."""
-    if "all_modules" in name or name.startswith("decoder.encoder"):
-        return None
-    if match := re.fullmatch(r"encoder\.stages\.(\d+)\.0\.convs\.(.+)", name):
-        return f"encoder.{match[1]}.{match[2]}"
-    match = re.fullmatch(r"decoder\.(stages|transpconvs|seg_layers)\.(\d+)\.(.+)", name)
-    stage = num_stages - 2 - int(match[2])
-    kind = {"stages": "decoder", "transpconvs": "upsample", "seg_layers": "heads"}[match[1]]
-    rest = match[3].removeprefix("convs.") if kind == "decoder" else f"conv.{match[3]}"
-    return f"{kind}.{stage}.{rest}"
-
-
 @pytest.mark.data
-def test_a_network_trained_by_nnunet_gives_its_logits(golden_folder, data_folder, make_architecture):
+def test_a_network_trained_by_nnunet_gives_its_logits(golden_folder, data_folder):
     """Weights by name, and one image that one window covers; nnU-Net's float16 sums differ by 0.06 in 1 of 1000."""
     import SimpleITK
 
     folder = golden_folder / "nnunet_hippocampus"
-    path = folder / "model" / "fold_0" / "checkpoint_final.pth"
-    scalars = [np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
-    with torch.serialization.safe_globals(scalars):
-        foreign = torch.load(path, weights_only=True, map_location="cpu")["network_weights"]
-    network = build_network(make_architecture((32, 64, 128, 256), [(1, 1, 1)] + [(2, 2, 2)] * 3), 1, 3)
-    put_weights(network, {ours: value for name, value in foreign.items() if (ours := our_name(name, 4))}, path.name)
+    plan, weights = open_nnunet(folder / "model")
+    network = build_network(plan.configuration("3d_fullres").architecture, 1, 3)
+    put_weights(network, weights["3d_fullres", 0], "the kept model")
 
     with np.load(folder / "logits.npz") as file:
         index, wanted = (file[f"hippocampus_007.plain.{key}"] for key in ("index", "logits"))
