@@ -1,48 +1,43 @@
-"""What a training step holds in memory, by arithmetic.
+"""What a training step holds in the device's memory, by arithmetic.
 
 Patch and batch are fitted to the budget by nnU-Net's own measure, the feature-map elements of ``network_size``: it is
 coarse, but it makes the same decisions. The *bytes* here are our prediction of what a training step will hold at its
-peak.
+peak. They inform (every plan prints them) and guard (the step down to what fits begins with them).
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planners.decision import byte_size
-from planners.network_size import num_parameters, stage_maps
-from planners.plan import Architecture
+from planners.network_size import FAMILIES, PLAIN_UNET, num_parameters
+from planners.plan import Architecture, Configuration, Stage
+from planners.records import PlanError
+from planners.tape import ACTIVATIONS, GRADIENTS, INTEGER, LOSS, PARAMETERS, SHORT, SINGLE, Map, Recorder, Tape
 
-HALF, SINGLE, INTEGER = 2, 4, 8
-"""Bytes of a number in bf16 or fp16, in fp32, and of a label index in the loss (int64)."""
+BYTES_RESIDENT = 2 * SINGLE
+"""Per parameter, all the time: weight and momentum (SGD) in fp32. Gradients and half-precision copies come and go with
+the step."""
 
-BYTES_PER_PARAMETER = 3 * SINGLE + HALF
-"""Weight, gradient and momentum in fp32 (SGD), and the half-precision copy that autocast keeps. Computed."""
-
-TENSORS_PER_BLOCK = 2
-"""Half-precision tensors that a block keeps for the backward pass: the convolution's output (input of the norm) and the
-block's output; the leaky ReLU works in place. Computed."""
-
-LOSS_TENSORS = 4
-"""fp32 tensors of K × voxels that the loss keeps: logits, log-softmax, softmax, one-hot label. Assumption."""
-
-TRANSIENT_TENSORS = 3
-"""Half-precision gradients alive at once where the backward pass starts, each as large as the largest feature map:
-of a block's output, of its convolution, and the convolution's workspace. Assumption."""
+BYTES_UPDATING = 4 * SINGLE
+"""Per parameter while the optimizer updates: weight, momentum, gradient, and the gradient with its weight decay, which
+``torch.optim.SGD`` makes for all parameters at once (foreach; PyTorch 2.13 on CUDA)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBytes:
-    """Bytes held at the peak of one training step in mixed precision.
+    """Bytes held at the peak of one training step.
 
     Without what no arithmetic knows: the device's own context (0.3 to 0.6 GB with CUDA), the allocator's
-    fragmentation, augmentation of the next batch. A step in fp32 holds twice the activations.
+    fragmentation, augmentation of the next batch.
 
     Attributes:
-        parameters: weights, gradients, momentum, half-precision copies.
+        parameters: weights, momentum, and the gradients and half-precision copies there are at the peak.
         activations: feature maps kept for the backward pass, with the input.
-        loss: logits of every output in fp32, and what the loss makes of them.
-        transient: gradients and workspace at the start of the backward pass.
+        loss: logits of every output, what the loss keeps of them, the labels.
+        transient: gradients of feature maps and work space.
     """
 
     parameters: int
@@ -64,32 +59,127 @@ class StepBytes:
 
 
 def step_bytes(
-    architecture: Architecture, patch_size: Sequence[int], batch_size: int, num_input_channels: int, num_outputs: int
+    architecture: Architecture,
+    patch_size: Sequence[int],
+    batch_size: int,
+    num_input_channels: int,
+    num_outputs: int,
+    *,
+    half: bool = True,
+    scratch: bool = True,
 ) -> StepBytes:
-    """Predict what one training step holds at its peak, in mixed precision.
+    """Predict what one training step holds at its peak.
 
     Args:
         architecture: of a family in :data:`network_size.FAMILIES`.
         patch_size: divisible by the product of the strides.
         batch_size: patches per step.
-        num_input_channels: channels of the image.
+        num_input_channels: channels of the network's input.
         num_outputs: channels of each output.
+        half: mixed precision (bf16 or fp16 by autocast); else everything in fp32.
+        scratch: with the work space of convolutions on a GPU: a copy of what they read and make, since cuDNN's half
+            precision kernels want channels last. Assumption; on a CPU there is none.
+
+    Raises:
+        PlanError: the family is unknown.
     """
-    maps, voxels = stage_maps(architecture, patch_size), math.prod(patch_size)
-    blocks = [stage.num_blocks for stage in architecture.stages]
-    for index, count in enumerate(architecture.num_decoder_blocks):
-        blocks[index] += count
-    kept = sum(TENSORS_PER_BLOCK * count * size for count, size in zip(blocks, maps, strict=True))
-    concatenated = 2 * sum(maps[:-1])  # upsampled map and skip, copied side by side
-    image = num_input_channels * voxels * (SINGLE + HALF)
-    logits, labels = 0, 0
-    for output in architecture.outputs:
-        scored = voxels // math.prod(output.stride)
-        logits += num_outputs * scored * (HALF + (LOSS_TENSORS * SINGLE if output.loss_weight else 0))
-        labels += scored * INTEGER
-    return StepBytes(
-        parameters=BYTES_PER_PARAMETER * num_parameters(architecture, num_input_channels, num_outputs),
-        activations=batch_size * (HALF * (kept + concatenated) + image),
-        loss=batch_size * (logits + labels),
-        transient=batch_size * TRANSIENT_TENSORS * HALF * max(maps),
+    tape = record_step(
+        architecture, patch_size, batch_size, num_input_channels, num_outputs, half=half, scratch=scratch
     )
+    parameters = num_parameters(architecture, num_input_channels, num_outputs)
+    voxels = batch_size * math.prod(patch_size)
+    outputs = architecture.outputs
+    labels = voxels * SHORT + sum(voxels // math.prod(output.stride) * INTEGER for output in outputs)
+    image = voxels * num_input_channels * SINGLE if half else 0  # in fp32 the batch's image is what the network keeps
+    resident = Counter({PARAMETERS: BYTES_RESIDENT * parameters, ACTIVATIONS: image, LOSS: labels})
+    for tensor in tape.constants:
+        resident[ACTIVATIONS] += tape.sizes[tensor]
+    peak = tape.peak(resident)
+    if BYTES_UPDATING * parameters + resident[LOSS] > sum(peak.values()):
+        peak = Counter({PARAMETERS: BYTES_UPDATING * parameters, LOSS: resident[LOSS]})
+    return StepBytes(
+        parameters=peak[PARAMETERS], activations=peak[ACTIVATIONS], loss=peak[LOSS], transient=peak[GRADIENTS]
+    )
+
+
+def configuration_bytes(item: Configuration, *, half: bool = True, scratch: bool = True) -> StepBytes:
+    """Predict the training step of a configuration as it is. Arguments and errors as for :func:`step_bytes`."""
+    return step_bytes(
+        item.architecture,
+        item.patch_size,
+        item.batch_size,
+        item.num_input_channels,
+        item.target.num_outputs,
+        half=half,
+        scratch=scratch,
+    )
+
+
+def record_step(
+    architecture: Architecture,
+    patch_size: Sequence[int],
+    batch_size: int,
+    num_input_channels: int,
+    num_outputs: int,
+    *,
+    half: bool = True,
+    scratch: bool = True,
+) -> Tape:
+    """Write down the operations of a training step: network, heads, losses. Arguments as for :func:`step_bytes`."""
+    if architecture.family not in FAMILIES:
+        raise PlanError(
+            f"no memory arithmetic for networks of family {architecture.family!r} (known: {', '.join(FAMILIES)})"
+        )
+    recorder = Recorder(batch_size, half=half, scratch=scratch)
+    skips = _encode(recorder, recorder.image(num_input_channels, patch_size), architecture)
+    features = _decode(recorder, skips, architecture)
+    logits = [recorder.head(x, num_outputs) for x in features[: max(len(architecture.outputs), 1)]]
+    for x, output in zip(logits, architecture.outputs, strict=False):
+        if output.loss_weight:
+            recorder.lose(x)
+    return recorder.tape
+
+
+def _encode(recorder: Recorder, x: Map, architecture: Architecture) -> list[Map]:
+    """Write the encoder down; give the last map of each stage."""
+    skips = []
+    if architecture.family != PLAIN_UNET:
+        finest = architecture.stages[0]
+        x = _block(recorder, x, finest.features, finest.kernel, (1,) * architecture.dimensions)
+    for stage in architecture.stages:
+        for index in range(stage.num_blocks):
+            stride = (1,) * architecture.dimensions if index else stage.stride
+            if architecture.family == PLAIN_UNET:
+                x = _block(recorder, x, stage.features, stage.kernel, stride)
+            else:
+                x = _residual_block(recorder, x, stage, stride)
+        skips.append(x)
+    return skips
+
+
+def _decode(recorder: Recorder, skips: Sequence[Map], architecture: Architecture) -> list[Map]:
+    """Write the decoder down; give the last map of each stage, full resolution first."""
+    stages, ones = architecture.stages, (1,) * architecture.dimensions
+    features, x = list(skips), skips[-1]
+    for index, (stage, deeper) in reversed(list(enumerate(pairwise(stages)))):
+        x = recorder.join(recorder.upsample(x, stage.features, deeper.stride), skips[index])
+        for _ in range(architecture.num_decoder_blocks[index]):
+            x = _block(recorder, x, stage.features, stage.kernel, ones)
+        features[index] = x
+    return features
+
+
+def _block(recorder: Recorder, x: Map, channels: int, kernel: Sequence[int], stride: Sequence[int]) -> Map:
+    return recorder.normalize(recorder.convolve(x, channels, kernel, stride), activate=True)
+
+
+def _residual_block(recorder: Recorder, x: Map, stage: Stage, stride: Sequence[int]) -> Map:
+    """Two convolutions; beside them average pooling where the size changes, a projection where the width does."""
+    ones = (1,) * len(stride)
+    inner = _block(recorder, x, stage.features, stage.kernel, stride)
+    inner = recorder.normalize(recorder.convolve(inner, stage.features, stage.kernel, ones), activate=False)
+    if max(stride) > 1:
+        x = recorder.pool(x, stride)
+    if x.channels != stage.features:
+        x = recorder.normalize(recorder.convolve(x, stage.features, ones, ones), activate=False)
+    return recorder.add(inner, x)
