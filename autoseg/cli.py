@@ -29,12 +29,19 @@ VERB_EXAMPLES = {
         "  autoseg run --images scans --labels masks --test new_scans\n"
         "  autoseg run my_dataset --configurations 3d_fullres --folds 0,1 --device cpu\n"
         "  autoseg run my_dataset --set 3d_fullres.batch_size=4\n"
+        "  autoseg run my_dataset --time-budget 6h --patience 100\n"
+        "  autoseg run my_dataset --like runs/other_dataset\n"
+        "  autoseg run my_dataset --init runs/other_dataset --freeze encoder --epochs 200\n"
     ),
     "check": "examples:\n  autoseg check my_dataset\n  autoseg check --images scans --labels masks\n",
     "plan": (
         "examples:\n"
         "  autoseg plan my_dataset\n"
         "  autoseg plan my_dataset --budget 4GB --set 2d.batch_size=8\n"
+        "  autoseg plan my_dataset --set 3d_large.inherits=3d_fullres --set 3d_large.batch_size=4\n"
+        "  autoseg plan my_dataset --like runs/other_dataset\n"
+        "  autoseg plan my_dataset --measure\n"
+        "  autoseg plan dataset_a dataset_b --out runs/common\n"
         "  autoseg plan --fingerprint runs/my_dataset/fingerprint.json --budget 8GB --json\n"
     ),
     "train": "examples:\n  autoseg train runs/my_dataset 3d_fullres 0\n",
@@ -126,9 +133,10 @@ def _verb(verbs: Any, name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
+def _add_source(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     source = parser.add_argument_group("the data")
-    source.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="dataset folder, or a CSV table")
+    meaning = "dataset folder, or a CSV table" + ("; several get one common plan" if several else "")
+    source.add_argument("dataset", metavar="DATASET", type=Path, nargs="*" if several else "?", help=meaning)
     source.add_argument("--images", metavar="DIR", type=Path, help="folder of images, instead of DATASET")
     source.add_argument("--labels", metavar="DIR", type=Path, help="folder of labels, matched by name")
     source.add_argument("--test", metavar="DIR", type=Path, help="folder of images to predict in the end")
@@ -139,6 +147,7 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
     planning = parser.add_argument_group("the plan")
     planning.add_argument("--budget", metavar="8GB", help="memory of one device (default: the GPU's, 8GB without one)")
     planning.add_argument("--planner", metavar="NAME", default="default", help="which rules decide (default: default)")
+    planning.add_argument("--like", metavar="RUN", type=Path, help="carry the plan of this run (or plan.json) over")
     planning.add_argument(
         "--set", metavar="A.B=V", action="append", default=[], help="change one value of the plan; may be repeated"
     )
@@ -167,13 +176,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", metavar="P.json", type=Path, help="use this plan instead of making one")
     _add_planning(parser)
     _add_training(parser)
+    length = parser.add_argument_group("how long")
+    length.add_argument("--time-budget", metavar="6h", help="wall time for all trainings; decides the epochs")
+    length.add_argument("--patience", metavar="N", type=_count, help="epochs without gain until the final anneal")
+    start = parser.add_argument_group("starting from trained weights")
+    start.add_argument("--init", metavar="MODEL", type=Path, help="run folder, nnU-Net v2 model folder or checkpoint")
+    start.add_argument("--freeze", metavar="A,B", help="leave these parts as they are, such as encoder")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
+    _add_source(parser, several=True)
     parser.add_argument("--fingerprint", metavar="F.json", type=Path, help="plan from this record, without a dataset")
     parser.add_argument("--out", metavar="RUN", type=Path, help="keep fingerprint and plan in this run folder")
     parser.add_argument("--json", action="store_true", help="print the plan record")
+    parser.add_argument("--measure", action="store_true", help="run real training steps and compare their memory")
     _add_planning(parser)
 
 
@@ -208,7 +224,7 @@ def _count(text: str) -> int:
 def _source_and_options(options: argparse.Namespace) -> tuple[Any, Any]:
     from autoseg import pipeline
 
-    skipped = {"verb", "debug", "dataset", "json", "fingerprint"}
+    skipped = {"verb", "debug", "dataset", "json", "fingerprint", "measure"}
     given = {name: value for name, value in vars(options).items() if name not in skipped and value is not None}
     return pipeline.options_from(options.dataset, given)
 
@@ -238,12 +254,20 @@ def _plan(options: argparse.Namespace) -> None:
     from autoseg import pipeline
     from planners import describe, records
 
+    datasets = options.dataset
+    options.dataset = datasets[0] if datasets else None
     if options.fingerprint is not None:
         options.dataset = options.dataset or Path("-")
         plan = pipeline.plan_fingerprint(options.fingerprint, _source_and_options(options)[1])
+    elif len(datasets) > 1:
+        source, chosen = _source_and_options(options)
+        others = [pipeline.options_from(dataset, {})[0] for dataset in datasets[1:]]
+        plan = pipeline.plan_together([source, *others], chosen)
     else:
         plan = pipeline.plan(*_source_and_options(options))
     print(records.dumps(plan) if options.json else describe.describe(plan), end="" if options.json else "\n")
+    if options.measure:
+        print(pipeline.measure(plan), file=sys.stderr if options.json else sys.stdout)
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -13,7 +13,14 @@ from planners.plan import GIGABYTE
 
 STAGES = ("check", "plan", "preprocess", "train", "choose")
 UNITS = {"": GIGABYTE, "GB": GIGABYTE, "G": GIGABYTE, "GIB": 2**30, "MB": 10**6, "M": 10**6}
+DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 ALL_DATA = "all-data"
+SOURCES = {
+    "plan": "the plan.json of a run",
+    "like": "a run folder or a plan.json",
+    "init": "a run folder of autoseg, or a model folder or checkpoint (.pth) of nnU-Net v2",
+}
+"""Options that name what exists already, and what that may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +30,27 @@ class RunOptions:
     Attributes:
         out: run folder.
         until: last stage to do, one of STAGES.
-        plan: file of a plan to use instead of making one.
+        plan: file of a plan to use as it is, instead of making one.
+        like: run folder or plan whose decisions are carried to this dataset.
+        init: trained model whose weights training starts from; its plan is carried, unless ``plan`` or ``like`` is
+            given.
+        freeze: beginnings of parameter names that training leaves as they are.
         budget_bytes: memory of one device.
         planner: name in ``planners.PLANNERS``.
         settings: ``path=value`` edits of the plan.
         configurations: names to train.
         folds: numbers, or ``all-data`` alone.
-        epochs, steps_per_epoch, seed: of training.
+        epochs, steps_per_epoch, seed, patience: of training.
+        time_budget_s: wall time of all requested trainings with their validation; it decides the number of epochs.
         device, precision: ``auto`` or a name.
     """
 
     out: Path | None = None
     until: str | None = None
     plan: Path | None = None
+    like: Path | None = None
+    init: Path | None = None
+    freeze: tuple[str, ...] = ()
     budget_bytes: int | None = None
     planner: str = "default"
     settings: tuple[str, ...] = ()
@@ -44,6 +59,8 @@ class RunOptions:
     epochs: int | None = None
     steps_per_epoch: int | None = None
     seed: int | None = None
+    patience: int | None = None
+    time_budget_s: float | None = None
     device: str = "auto"
     precision: str = "auto"
 
@@ -59,6 +76,26 @@ def parse_bytes(text: str | float) -> int:
     if match is None or unit is None or float(match[1]) <= 0:
         raise OptionError(f"budget {text!r} is no amount of memory; write it like 8GB or 500MB")
     return int(float(match[1]) * unit)
+
+
+def parse_duration(text: str | float) -> float:
+    """Read a time: ``6h``, ``90m``, ``600s``, ``1d12h``, ``1.5h``; a number alone is in seconds.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if isinstance(text, int | float) and text > 0:
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])", str(text).lower())
+    whole = re.fullmatch(r"\s*(?:\d+(?:\.\d+)?\s*[dhms]\s*)+", str(text).lower())
+    units = [unit for _, unit in parts]
+    seconds = sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)
+    if whole is None or units != sorted(set(units), key="dhms".index) or seconds <= 0:
+        raise OptionError(f"time budget {text!r} is no time; write it like 6h, 90m, 600s or 1d12h")
+    return seconds
 
 
 def parse_folds(text: Any) -> tuple[int | str, ...]:
@@ -94,17 +131,47 @@ def options_from(dataset: Any, given: Mapping[str, Any]) -> tuple[DatasetSource,
         options["budget_bytes"] = parse_bytes(options.pop("budget"))
     if "folds" in options:
         options["folds"] = parse_folds(options["folds"])
-    if isinstance(options.get("configurations"), str):
-        options["configurations"] = tuple(part.strip() for part in options["configurations"].split(",") if part.strip())
+    if "time_budget" in options:
+        options["time_budget_s"] = parse_duration(options.pop("time_budget"))
+    for name in ("configurations", "freeze"):
+        options[name] = _names(options.get(name, ()))
     options["settings"] = tuple(options.pop("set", ()))
     known = {field.name for field in dataclasses.fields(RunOptions)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise OptionError(f"no option is named {unknown[0]!r} (known: {', '.join(sorted(known | source_names))})")
-    for name in ("out", "plan"):
+    for name in ("out", "plan", "like", "init"):
         options[name] = Path(options[name]) if options.get(name) is not None else None
-    options["configurations"] = tuple(options.get("configurations", ()))
-    return _source(dataset, source), RunOptions(**options)
+    chosen = RunOptions(**options)
+    _check_together(chosen)
+    return _source(dataset, source), chosen
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (given.split(",") if isinstance(given, str) else given) if part.strip())
+
+
+def _check_together(options: RunOptions) -> None:
+    """Refuse options that ask for two things at once, and files that are not there, before any work begins."""
+    if options.plan is not None and options.like is not None:
+        raise OptionError(
+            f"two plans given: --plan {options.plan} (used as it is) and --like {options.like} (carried). Give one"
+        )
+    source = next((name for name in ("plan", "like", "init") if getattr(options, name) is not None), None)
+    if source is not None and options.planner != "default":
+        raise OptionError(
+            f"--planner {options.planner} and --{source} both decide the plan. Leave one out"
+            + ("; to start a planned network from other weights, write the plan first and give --plan with --init"
+               if source == "init" else "")
+        )  # fmt: skip
+    if options.freeze and options.init is None:
+        raise OptionError(
+            f"--freeze {','.join(options.freeze)} without --init MODEL would keep random weights as they are"
+        )
+    for name in SOURCES:
+        place = getattr(options, name)
+        if place is not None and not place.exists():
+            raise OptionError(f"--{name} {place} does not exist. Give {SOURCES[name]}")
 
 
 def _source(dataset: Any, given: Mapping[str, Any]) -> DatasetSource:

@@ -217,6 +217,11 @@ class Configuration:
         """Channels of the network's input."""
         return sum(item.channels for item in self.inputs)
 
+    @property
+    def num_previous_channels(self) -> int:
+        """Channels of that input that hold the previous configuration's segmentation; 0 where there is none."""
+        return sum(item.channels for item in self.inputs if item.kind == "previous")
+
     def __post_init__(self) -> None:
         _check_configuration(self)
 
@@ -270,6 +275,14 @@ class Plan:
                 raise PlanError(f"{item.name}.normalization needs one entry per channel ({len(self.channels)})")
         for item in self.configurations:
             _check_previous(item, self)
+            strange = {index for pair in item.training.mirror_swaps for index in pair} - set(
+                range(self.labels.num_classes)
+            )
+            if strange:
+                raise PlanError(
+                    f"{item.name}.training.mirror_swaps names the class {min(strange)}; possible are 0 to "
+                    f"{self.labels.num_classes - 1}"
+                )
 
     def configuration(self, name: str) -> Configuration:
         """Find a configuration by name.
@@ -309,6 +322,8 @@ def _check_configuration(item: Configuration) -> None:
     for name in ("spacing_mm", "median_shape", "patch_size", "output_size"):
         if len(getattr(item, name)) != dimensions:
             raise PlanError(f"{item.name}.{name} has {len(getattr(item, name))} entries; needs {dimensions}")
+    if min(item.spacing_mm) <= 0:
+        raise PlanError(f"{item.name}.spacing_mm is {list(item.spacing_mm)}; millimetres must be above 0")
     if item.batch_size < 1:
         raise PlanError(f"{item.name}.batch_size is {item.batch_size}; must be at least 1")
     _check_architecture(item.architecture, f"{item.name}.architecture")
@@ -336,6 +351,12 @@ def _check_architecture(network: Architecture, place: str) -> None:
             raise PlanError(f"{place}.stages[{index}] needs a stride and a kernel of {network.dimensions} entries")
         if min(*stage.stride, *stage.kernel, stage.features, stage.num_blocks) < 1:
             raise PlanError(f"{place}.stages[{index}] holds a number below 1")
+        if any(edge % 2 == 0 for edge in stage.kernel):
+            raise PlanError(f"{place}.stages[{index}].kernel is {list(stage.kernel)}; possible are odd sizes: 1, 3, 5")
+    if max(network.stages[0].stride) > 1:
+        raise PlanError(
+            f"{place}.stages[0].stride is {list(network.stages[0].stride)}; the first stage keeps the size: 1"
+        )
 
 
 def _check_training(training: Training, dimensions: int, place: str) -> None:
@@ -344,6 +365,17 @@ def _check_training(training: Training, dimensions: int, place: str) -> None:
             raise PlanError(f"{place}.{name} is {getattr(training, name)}; must be at least 1")
     if not 0 <= training.foreground_fraction <= 1:
         raise PlanError(f"{place}.foreground_fraction is {training.foreground_fraction}; must be between 0 and 1")
+    for name in ("learning_rate", "weight_decay", "warm_up", "gradient_clip"):
+        if getattr(training, name) < 0:
+            raise PlanError(f"{place}.{name} is {getattr(training, name)}; must not be negative")
+    if not 0 <= training.momentum < 1:
+        raise PlanError(f"{place}.momentum is {training.momentum}; must be at least 0 and below 1")
+    _check_mirroring(training, dimensions, place)
+    if training.patience is not None and training.patience < 1:
+        raise PlanError(f"{place}.patience is {training.patience}; must be at least 1, or null")
+
+
+def _check_mirroring(training: Training, dimensions: int, place: str) -> None:
     if not set(training.mirror_axes) <= set(range(dimensions)):
         raise PlanError(f"{place}.mirror_axes is {list(training.mirror_axes)}; possible are {list(range(dimensions))}")
     if (training.mirror_swap_axis is None) == bool(training.mirror_swaps):
@@ -352,5 +384,3 @@ def _check_training(training: Training, dimensions: int, place: str) -> None:
         raise PlanError(
             f"{place}.mirror_swap_axis is {training.mirror_swap_axis}; possible: {list(training.mirror_axes)}"
         )
-    if training.patience is not None and training.patience < 1:
-        raise PlanError(f"{place}.patience is {training.patience}; must be at least 1, or null")

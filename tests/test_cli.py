@@ -1,6 +1,7 @@
 """The command line keeps its promises: options, exit codes, one-line messages, help that works, a quick start."""
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -8,16 +9,22 @@ from pathlib import Path
 
 import pytest
 
+import autoseg
 from autoseg import cli
+from autoseg.data.demo import make_demo_dataset
+from planners import records
+from planners.plan import Plan
 
 SOURCE = {"dataset", "--images", "--labels", "--test", "--group-by"}
-PLANNING = {"--budget", "--planner", "--set"}
+PLANNING = {"--budget", "--planner", "--like", "--set"}
 TRAINING = {"--configurations", "--folds", "--epochs", "--steps-per-epoch", "--seed", "--device", "--precision"}
+LENGTH = {"--time-budget", "--patience"}
+START = {"--init", "--freeze"}
 FROZEN = {
     "demo": {"--out", *TRAINING},
-    "run": {"--out", "--until", "--plan", *SOURCE, *PLANNING, *TRAINING},
+    "run": {"--out", "--until", "--plan", *SOURCE, *PLANNING, *TRAINING, *LENGTH, *START},
     "check": SOURCE,
-    "plan": {"--fingerprint", "--out", "--json", *SOURCE, *PLANNING},
+    "plan": {"--fingerprint", "--out", "--json", "--measure", *SOURCE, *PLANNING},
     "train": {"run", "configuration", "fold"},
     "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--device"},
     "evaluate": {"predictions", "labels", "--json"},
@@ -62,6 +69,15 @@ def test_general_help_examples_parse() -> None:
         (["run", "x", "--budget", "lots"], "budget 'lots' is no amount of memory"),
         (["run", "x", "--folds", "one"], "folds 'one' are not numbers"),
         (["plan", "--fingerprint", "missing.json"], "missing.json does not exist"),
+        (["run", "x", "--time-budget", "soon"], "time budget 'soon' is no time; write it like 6h"),
+        (["run", "x", "--plan", "p.json", "--like", "runs/a"], "two plans given"),
+        (
+            ["run", "x", "--init", "no/model"],
+            "--init no/model does not exist. Give a run folder of autoseg, or a model",
+        ),
+        (["plan", "x", "--like", "no/run"], "--like no/run does not exist. Give a run folder or a plan.json"),
+        (["run", "x", "--freeze", "encoder"], "--freeze encoder without --init MODEL"),
+        (["plan", "x", "y"], "x"),
         (["report", "no/such/run"], "no/such/run"),
         (["predict", "no/such/run", "images", "out"], "no/such/run"),
         (["evaluate", "no/such/a", "no/such/b"], "no/such"),
@@ -101,6 +117,27 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.VERBS, "report", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["report", "x", "--debug"])
+
+
+def test_plans_of_one_and_of_several_datasets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 1), ("b", 2)):
+        make_demo_dataset(tmp_path / name, num_cases=2, seed=seed)
+    assert cli.main(["plan", "a", "b", "--out", "common", "--set", "3d_small.inherits=3d_fullres"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("a + b: default planner for 8.0 GB")
+    assert "autoseg run DATASET --plan common/plan.json" in printed.err
+    assert cli.main(["plan", "b", "--like", "common", "--json"]) == 0
+    carried = records.from_json(Plan, json.loads(capsys.readouterr().out))
+    assert [item.name for item in carried.configurations][-1] == "3d_small"
+    assert carried.dataset == "b"
+    same = autoseg.plan(tmp_path / "b", like=tmp_path / "common")
+    assert same.configurations == carried.configurations
+    assert autoseg.plan([tmp_path / "a", tmp_path / "b"]).dataset == "a + b"
+    assert cli.main(["plan", "b", "--like", "a"]) == 2
+    assert "a holds no plan.json" in capsys.readouterr().err
 
 
 HEAVY = ("torch", "numpy", "SimpleITK", "scipy", "rich", "matplotlib")

@@ -55,6 +55,18 @@ def fingerprint_like_retina() -> Fingerprint:
     )
 
 
+def fingerprint_like_liver() -> Fingerprint:
+    """Large volumes, of which a patch sees little: the cascade of the documents."""
+    return fingerprint_like_hippocampus(
+        dataset="liver",
+        channels=(Channel(name="CT"),),
+        labels=name_labels("background", "liver", "tumour"),
+        num_cases=131,
+        spacings_mm=((1.0, 0.7676, 0.7676),) * 131,
+        shapes=((482, 512, 512),) * 131,
+    )
+
+
 def read_kept(entry: dict[str, Any]) -> tuple[Fingerprint, MemoryBudget]:
     facts = entry["fingerprint"]
     fingerprint = Fingerprint(
@@ -70,11 +82,18 @@ def read_kept(entry: dict[str, Any]) -> tuple[Fingerprint, MemoryBudget]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for ``kept`` on every kept plan, named by dataset and memory."""
+    """Run a test that asks for ``kept`` on every kept plan, named by dataset, planner and memory."""
     if "kept" in metafunc.fixturenames:
         entries = json.loads(KEPT.read_text())
-        ids = [f"{entry['fingerprint']['family']}-{entry['gpu_memory_gb']:g}GB" for entry in entries]
-        metafunc.parametrize("kept", [(*read_kept(entry), entry["plan"]) for entry in entries], ids=ids)
+        ids = [f"{e['fingerprint']['family']}-{e['planner']}-{e['gpu_memory_gb']:g}GB" for e in entries]
+        plans = [(*read_kept(entry), {"planner": entry["planner"], **entry["plan"]}) for entry in entries]
+        metafunc.parametrize("kept", plans, ids=ids)
+
+
+@pytest.fixture
+def kept_facts() -> list[tuple[str, Fingerprint, MemoryBudget]]:
+    """Planner, fingerprint and budget of all kept plans, for tests that choose among them."""
+    return [(entry["planner"], *read_kept(entry)) for entry in json.loads(KEPT.read_text())]
 
 
 @pytest.fixture
@@ -82,16 +101,35 @@ def make_fingerprint() -> MakeFingerprint:
     return fingerprint_like_hippocampus
 
 
+EXAMPLES: dict[str, Callable[[], Plan]] = {
+    "hippocampus": lambda: PLANNERS["default"](fingerprint_like_hippocampus(), MemoryBudget()),
+    "prostate": lambda: PLANNERS["default"](fingerprint_like_prostate(), MemoryBudget()),
+    "liver": lambda: PLANNERS["default"](fingerprint_like_liver(), MemoryBudget()),
+    "retina": lambda: PLANNERS["default"](fingerprint_like_retina(), MemoryBudget(device_bytes=6 * 10**9)),
+}
+"""Plans of the documents."""
+
+
+@pytest.fixture
+def liver_facts() -> Fingerprint:
+    return fingerprint_like_liver()
+
+
 @pytest.fixture
 def hippocampus() -> Plan:
-    return PLANNERS["default"](fingerprint_like_hippocampus(), MemoryBudget())
+    return EXAMPLES["hippocampus"]()
 
 
 @pytest.fixture
 def prostate() -> Plan:
-    return PLANNERS["default"](fingerprint_like_prostate(), MemoryBudget())
+    return EXAMPLES["prostate"]()
+
+
+@pytest.fixture
+def liver() -> Plan:
+    return EXAMPLES["liver"]()
 
 
 @pytest.fixture
 def retina() -> Plan:
-    return PLANNERS["default"](fingerprint_like_retina(), MemoryBudget(device_bytes=6 * 10**9))
+    return EXAMPLES["retina"]()

@@ -91,12 +91,76 @@ def test_the_same_value_changes_nothing(hippocampus: Plan) -> None:
         ("2d.name", "flat", "2d.name cannot be set: it names the configuration's folders"),
         ("2d.estimated_bytes", "1", "2d.estimated_bytes cannot be set: it is computed; change patch_size or "),
         ("*.normalization", '["ct", "ct"]', "3d_fullres.normalization needs one entry per channel (1)"),
+        ("new.batch_size", "4", "'new.batch_size': no configuration 'new' (possible: 3d_fullres, 2d, *); --set "
+         "new.inherits=3d_fullres would add one"),
+        ("3d_new.inherits", "3d_fulres", "3d_new.inherits is '3d_fulres'; did you mean '3d_fullres'? (possible: 3d_"),
+        ("2d.inherits", "3d_fullres", "2d.inherits: 2d is in the plan already (with 3d_fullres, 2d). Give a new name"),
+        ("a/b.inherits", "2d", "'a/b' cannot name a configuration, nor its folders; use letters, digits, _ and -"),
+        ("2d.previous", "3d_lowres", "plan has no configuration '3d_lowres'; it has: 3d_fullres, 2d"),
+        ("2d.previous", "2d", "2d.previous leads in a circle: 2d → 2d"),
+        ("", "2d", "'' names no field"),
     ],
 )  # fmt: skip
 def test_faults_name_the_place_and_what_is_possible(hippocampus: Plan, path: str, text: str, message: str) -> None:
     with pytest.raises(PlanError) as fault:
         set_value(hippocampus, path, text)
     assert str(fault.value).startswith(message)
+
+
+def test_the_inputs_follow_the_previous_configuration(hippocampus: Plan) -> None:
+    plan = set_value(hippocampus, "3d_fullres.previous", "2d")
+    assert [(part.kind, part.channels) for part in plan.configuration("3d_fullres").inputs] == [
+        ("image", 1),
+        ("previous", 2),
+    ]
+    back = set_value(plan, "3d_fullres.previous", "null")
+    assert back.configuration("3d_fullres") == hippocampus.configuration("3d_fullres")
+
+
+def reason_of(plan: Plan, about: str, rule: str) -> str:
+    (found,) = (reason.because for reason in plan.reasons if (reason.about, reason.rule) == (about, rule))
+    return found
+
+
+def test_a_value_overrules_the_reason_it_had(hippocampus: Plan) -> None:
+    plan = set_value(hippocampus, "3d_fullres.batch_size", "4")
+    former = reason_of(hippocampus, "3d_fullres.batch_size", "dataset-fraction")
+    assert reason_of(plan, "3d_fullres.batch_size", "dataset-fraction") == f"overruled: {former}"
+    again = set_value(plan, "3d_fullres.batch_size", "5")
+    assert reason_of(again, "3d_fullres.batch_size", "dataset-fraction") == f"overruled: {former}"
+    assert user_reasons(again)["3d_fullres.batch_size"] == "set by the user (was 4)"
+
+
+def test_a_recipe_says_what_of_it_was_changed(hippocampus: Plan) -> None:
+    plan = set_value(hippocampus, "2d.training.learning_rate", "0.02")
+    plan = set_value(plan, "2d.training.learning_rate", "0.03")
+    text = reason_of(plan, "2d.training", "fixed-recipe")
+    assert text.endswith("on foreground; training.learning_rate is set by the user")
+    untouched = reason_of(hippocampus, "3d_fullres.training", "fixed-recipe")
+    assert reason_of(plan, "3d_fullres.training", "fixed-recipe") == untouched
+    plan = set_value(plan, "2d.architecture.stages[1].features", "48")
+    text = reason_of(plan, "2d.architecture.stages.features", "double-features")
+    assert text.endswith("; architecture.stages.1.features is set by the user")
+
+
+def test_reasons_tell_what_they_were_decided_for(hippocampus: Plan) -> None:
+    plan = set_value(hippocampus, "3d_fullres.patch_size", "[48, 64, 48]")
+    text = reason_of(plan, "3d_fullres.training.augmentation.rotation_radians", "rotation-by-shape")
+    assert text.endswith("(decided for patch_size [40, 56, 40])")
+    assert reason_of(plan, "3d_fullres.patch_size", "first-patch-fits").startswith("overruled: 36 × 50 × 35")
+    assert reason_of(set_value(plan, "3d_fullres.patch_size", "[40, 40, 40]"), "3d_fullres.batch_size",
+                     "dataset-fraction").endswith("(decided for patch_size [40, 56, 40])")  # fmt: skip
+
+
+def test_too_much_memory_says_what_would_fit(hippocampus: Plan) -> None:
+    plan = set_value(hippocampus, "3d_fullres.batch_size", "400")
+    text = reason_of(plan, "3d_fullres.estimated_bytes", "step-bytes")
+    fits = int(text.split("--set 3d_fullres.batch_size=")[1].split(" ")[0])
+    item = plan.configuration("3d_fullres")
+    sizes = [step_bytes(item.architecture, item.patch_size, batch, 1, 3).total for batch in (fits, fits + 1)]
+    assert sizes[0] <= plan.budget.device_bytes < sizes[1]
+    huge = set_value(hippocampus, "3d_fullres.patch_size", "[1200, 1200, 1200]")
+    assert "no batch fits 8.0 GB" in reason_of(huge, "3d_fullres.estimated_bytes", "step-bytes")
 
 
 def test_shorter_training_brings_validation_along(hippocampus: Plan) -> None:

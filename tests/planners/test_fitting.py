@@ -4,10 +4,11 @@ from itertools import pairwise
 
 import pytest
 
-from planners.fitting import Limits, MisfitError, candidates, choose_batch_size, explain_patch, fit_patch
+from planners import low_resolution
+from planners.fitting import Limits, MisfitError, candidates, choose_batch_size, explain_patch, fit_patch, most_voxels
 from planners.low_resolution import find_low_resolution
 from planners.plan import MemoryBudget
-from planners.presets import DEFAULT
+from planners.presets import DEFAULT, PRESETS, Preset
 
 EIGHT = Limits(preset=DEFAULT, budget=MemoryBudget(), num_labels=3)
 
@@ -115,3 +116,26 @@ def test_low_resolution_reasons() -> None:
     rule, because = decide((220, 220, 220))
     assert rule == "too-little-gain"
     assert because.startswith("a patch sees 20 % of the median case (< 25 %), but on the grid that it sees")
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+@pytest.mark.parametrize("gigabytes", [0.5, 8, 80])
+def test_no_patch_that_fits_has_more_voxels_than_the_bound(preset: Preset, gigabytes: float) -> None:
+    given = dataclasses.replace(limits(gigabytes), preset=preset)
+    for spacing, shape in [((1.0, 1.0, 1.0), (500, 500, 500)), ((5.0, 1.0, 1.0), (60, 900, 900)), ((1, 1), (4e3, 4e3))]:
+        for fit in candidates(given, spacing, shape):
+            fits = given.needed(fit.elements, len(spacing)) <= given.allowed(len(spacing))
+            assert not fits or math.prod(fit.patch_size) < most_voxels(given, len(spacing))
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_passing_over_hopeless_grids_changes_nothing(preset: Preset, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [((1, 0.7676, 0.7676), (482, 512, 512)), ((5.0, 0.8, 0.8), (90, 512, 512)), ((1, 1, 1), (220, 220, 220))]
+    given = dataclasses.replace(limits(4), preset=preset)
+
+    def search() -> list[object]:
+        return [find_low_resolution(fit_patch(given, *case), given, *case) for case in cases]
+
+    fast = search()
+    monkeypatch.setattr(low_resolution, "most_voxels", lambda limits, dimensions: math.inf)
+    assert search() == fast

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planners import LabelClass, Labels, PlanError
+from planners import LabelClass, Labels, PlanError, Region
 
 
 def make(*values: int, ignore: int | None = None) -> Labels:
@@ -89,3 +89,27 @@ def test_encoding_by_table_equals_encoding_by_search(kind: str, monkeypatch: pyt
     np.testing.assert_array_equal(fast, labels.encode(found.astype(kind).transpose(2, 0, 1)))
     assert fast.dtype == np.int16
     assert fast.shape == (7, 5, 6)
+
+
+def test_decoding_does_not_depend_on_the_ignore_value() -> None:
+    for ignore in (255, 256, -1, 10**6):
+        decoded = make(0, 7, ignore=ignore).decode(np.array([0, 1, 1]))
+        assert decoded.tolist() == [0, 7, 7]
+        assert decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"regions": [("a", (1, 5))]}, "region a holds the value 5, which no class has"),
+        ({"regions": [("a", ())]}, "region a holds no class"),
+        ({"regions": [("a", (1,)), ("a", (2,))]}, "region a is there twice"),
+        ({"regions": [("a", (1, 2))], "region_values": (1, 2)}, "regions_class_order has 2 values for 1 regions"),
+        ({"regions": [("a", (1, 2))], "region_values": (3,)}, "regions_class_order holds 3"),
+        ({"region_values": (1,)}, "has 1 values for 0 regions"),
+    ],
+)
+def test_impossible_regions(fields: dict[str, Any], message: str) -> None:
+    regions = tuple(Region(name=name, values=values) for name, values in fields.get("regions", []))
+    with pytest.raises(PlanError, match=message):
+        Labels(classes=make(0, 1, 2).classes, **{**fields, "regions": regions})

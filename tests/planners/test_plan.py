@@ -1,11 +1,14 @@
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from planners import Configuration, Fingerprint, Plan, PlanError
+from planners.edit import read_plan
 from planners.plan import Output
-from planners.records import RecordError, from_json, to_json
+from planners.records import RecordError, dumps, from_json, to_json
 
 
 def changed(configuration: Configuration, path: str, value: Any) -> Any:
@@ -45,6 +48,20 @@ def changed(configuration: Configuration, path: str, value: Any) -> Any:
             "3d_fullres.architecture.stages[1] needs a stride and a kernel of 3 entries",
         ),
         ("architecture.stages.1.features", 0, "3d_fullres.architecture.stages[1] holds a number below 1"),
+        (
+            "architecture.stages.1.kernel",
+            [3, 2, 3],
+            "3d_fullres.architecture.stages[1].kernel is [3, 2, 3]; possible are odd sizes: 1, 3, 5",
+        ),
+        (
+            "architecture.stages.0.stride",
+            [1, 1, 2],
+            "3d_fullres.architecture.stages[0].stride is [1, 1, 2]; the first stage keeps the size: 1",
+        ),
+        ("spacing_mm", [1, 0, 1], "3d_fullres.spacing_mm is [1.0, 0.0, 1.0]; millimetres must be above 0"),
+        ("training.learning_rate", -1, "3d_fullres.training.learning_rate is -1.0; must not be negative"),
+        ("training.warm_up", -1, "3d_fullres.training.warm_up is -1; must not be negative"),
+        ("training.momentum", 1, "3d_fullres.training.momentum is 1.0; must be at least 0 and below 1"),
         ("training.epochs", 0, "3d_fullres.training.epochs is 0; must be at least 1"),
         ("training.validation_steps", 0, "3d_fullres.training.validation_steps is 0; must be at least 1"),
         (
@@ -76,6 +93,13 @@ def test_impossible_plans(hippocampus: Plan, change: dict[str, Any], message: st
         dataclasses.replace(hippocampus, **change)
 
 
+def test_swaps_are_among_the_classes(hippocampus: Plan) -> None:
+    item = hippocampus.configuration("2d")
+    training = dataclasses.replace(item.training, mirror_swaps=((1, 3),), mirror_swap_axis=1)
+    with pytest.raises(PlanError, match=r"2d.training.mirror_swaps names the class 3; possible are 0 to 2"):
+        dataclasses.replace(hippocampus, configurations=(dataclasses.replace(item, training=training),))
+
+
 def test_a_name_used_twice(hippocampus: Plan) -> None:
     with pytest.raises(PlanError, match="plan names a configuration twice: 2d, 2d"):
         dataclasses.replace(hippocampus, configurations=(hippocampus.configuration("2d"),) * 2)
@@ -92,6 +116,18 @@ def test_faults_in_a_plan_file_name_their_place(hippocampus: Plan) -> None:
     tree["configurations"][0]["batch_size"] = "many"
     with pytest.raises(RecordError, match=r'^\$.configurations\[0\].batch_size is "many"; expected int$'):
         from_json(Plan, tree)
+
+
+def test_a_plan_of_the_version_before_is_read() -> None:
+    """It knew no cascade, no sides, no patience, no weights to start from: these have defaults."""
+    tree = json.loads((Path(__file__).parent / "kept_plan_format_1.json").read_text())
+    assert "patience" not in tree["configurations"][0]["training"]
+    plan = read_plan(tree)
+    assert [item.name for item in plan.configurations] == ["3d_fullres", "2d"]
+    training = plan.configurations[0].training
+    assert (training.epochs, training.patience, training.initial_weights) == (10, None, "")
+    assert plan.labels.region_values == ()
+    assert from_json(Plan, json.loads(dumps(plan))) == plan
 
 
 def test_outputs_are_counted_against_the_decoder(hippocampus: Plan) -> None:

@@ -1,16 +1,22 @@
+import math
 from collections.abc import Callable
 
 import pytest
 
 from planners import PLANNERS, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError
+from planners.decision import quantity
 from planners.presets import DEFAULT, build_architecture
 from planners.topology import topology
 
 MakeFingerprint = Callable[..., Fingerprint]
 
 
+def reasons(plan: Plan, about: str) -> list[str]:
+    return [item.because for item in plan.reasons if item.about == about]
+
+
 def reason(plan: Plan, about: str) -> str:
-    (found,) = (item.because for item in plan.reasons if item.about == about)
+    (found,) = reasons(plan, about)
     return found
 
 
@@ -23,7 +29,10 @@ def test_volumes_get_3d_and_2d(hippocampus: Plan) -> None:
         4,
     )
     assert (plane.name, plane.patch_size, plane.patch_shape) == ("2d", (56, 40), (1, 56, 40))
-    assert reason(hippocampus, "configurations") == "3D and 2D: the median case has 36 slices"
+    assert reasons(hippocampus, "configurations") == [
+        "3D and 2D: the median case has 36 slices",
+        "no low resolution: a patch sees 100 % of the median case (≥ 25 %)",
+    ]
     assert not full.training.batch_dice
     assert plane.training.batch_dice
 
@@ -54,11 +63,61 @@ def test_stride_reason_names_the_axis_that_waits(prostate: Plan) -> None:
     assert "z at its 10th percentile: 5.8 > 3 times" in reason(prostate, "3d_fullres.spacing_mm")
 
 
-def test_batch_dice_follows_the_low_resolution_rule(make_fingerprint: MakeFingerprint) -> None:
-    fingerprint = make_fingerprint(spacings_mm=((1.0, 0.7676, 0.7676),), shapes=((482, 512, 512),))
-    plan = PLANNERS["default"](fingerprint, MemoryBudget())
-    assert plan.configuration("3d_fullres").training.batch_dice
-    assert "of a grid of 193 × 205 × 205 it would see enough" in reason(plan, "3d_fullres.training.batch_dice")
+def test_large_volumes_get_low_resolution_and_a_cascade(liver: Plan) -> None:
+    full, low, cascade, plane = liver.configurations
+    assert (low.name, low.patch_size, low.median_shape) == ("3d_lowres", (128, 128, 128), (193.0, 205.0, 205.0))
+    assert (cascade.name, cascade.previous, plane.name) == ("3d_cascade_fullres", "3d_lowres", "2d")
+    assert [(part.kind, part.name, part.channels) for part in cascade.inputs] == [
+        ("image", "image", 1),
+        ("previous", "3d_lowres", 2),
+    ]
+    assert cascade.architecture == full.architecture
+    assert cascade.num_input_channels == 3
+    assert reasons(liver, "configurations")[1].startswith("low resolution and cascade: a patch sees 2 %")
+    assert reason(liver, "3d_lowres.spacing_mm").endswith("until a patch sees 26 % of the median case (≥ 25 %)")
+    assert reason(liver, "3d_cascade_fullres.inputs").endswith("with one channel per foreground class: 3")
+    assert reason(liver, "3d_cascade_fullres.patch_size") == reason(liver, "3d_fullres.patch_size")
+
+
+def test_batch_dice_follows_the_low_resolution_rule(liver: Plan) -> None:
+    full, low, cascade, _ = liver.configurations
+    assert [item.training.batch_dice for item in (full, low, cascade)] == [True, False, True]
+    assert "of a grid of 193 × 205 × 205 it would see enough" in reason(liver, "3d_fullres.training.batch_dice")
+
+
+def test_the_batch_of_the_low_resolution_counts_the_voxels_of_its_own_grid(make_fingerprint: MakeFingerprint) -> None:
+    fingerprint = make_fingerprint(spacings_mm=((1.0, 1.0, 1.0),), shapes=((600, 600, 600),), num_cases=4)
+    plan = PLANNERS["default"](fingerprint, MemoryBudget(device_bytes=80 * 10**9))
+    full, low = plan.configuration("3d_fullres"), plan.configuration("3d_lowres")
+    assert (full.patch_size, low.patch_size) == ((256, 256, 256), (256, 256, 256))
+    assert (full.batch_size, low.batch_size) == (3, 2)  # 5 % of the full resolution's voxels are 3 patches, of these 1
+    voxels = 4 * 600**3 / math.prod(low.spacing_mm)
+    assert reason(plan, "3d_lowres.batch_size").startswith(
+        f"the minimum; 5 % of the dataset's {quantity(voxels)} voxels"
+    )
+
+
+def test_a_residual_preset_differs_from_the_plain_one_in_network_and_numbers_alone(
+    liver: Plan, liver_facts: Fingerprint
+) -> None:
+    plan = PLANNERS["resenc-m"](liver_facts, liver.budget)
+    network = plan.configuration("3d_fullres").architecture
+    assert network.family == "residual-encoder-unet"
+    assert [stage.num_blocks for stage in network.stages] == [1, 3, 4, 6, 6, 6]
+    assert network.num_decoder_blocks == (1,) * 5
+    assert plan.configuration("3d_fullres").spacing_mm == liver.configuration("3d_fullres").spacing_mm
+    because = reason(plan, "3d_fullres.architecture.stages.num_blocks")
+    assert because == "residual blocks of two convolutions per encoder stage, after a stem of one"
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_the_budget_moves_every_preset(name: str, liver_facts: Fingerprint) -> None:
+    patches = [
+        math.prod(PLANNERS[name](liver_facts, MemoryBudget(device_bytes=gb * 10**9)).configurations[0].patch_size)
+        for gb in (2, 8, 24, 40, 80)
+    ]
+    assert patches == sorted(patches)
+    assert len(set(patches)) == 5
 
 
 def test_outputs_halve_and_the_coarsest_weighs_nothing(prostate: Plan) -> None:
