@@ -79,7 +79,7 @@ def segment(
 
         def work(slab: tuple[int, int]) -> None:
             place = slice(*slab)
-            inside[place], values = _decode_slab([item.slab(*slab) for item in resamplers], target, bool(probabilities))
+            inside[place], values = decode_slab([item.slab(*slab) for item in resamplers], target, bool(probabilities))
             for volume, value in zip(probabilities, () if values is None else values, strict=True):
                 volume[place] = value
 
@@ -95,8 +95,8 @@ def cut_slabs(shape: Sequence[int], num_outputs: int) -> list[tuple[int, int]]:
     return [(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness)]
 
 
-def _decode_slab(
-    logits: Sequence[np.ndarray], target: Target, with_probabilities: bool
+def decode_slab(
+    logits: Sequence[np.ndarray], target: Target, with_probabilities: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode one slab from the logits of every configuration; give its probabilities too where they are wanted."""
     if len(logits) == 1:
@@ -109,13 +109,25 @@ def _decode_slab(
 
 
 def _segment_whole(parts: Sequence[LogitsPart], target: Target, plan: Plan) -> np.ndarray:
-    """Average the maps on the preprocessed grid of the first part, decode there, and bring the integer map back."""
+    """Decode whole on the crop of the image, and put the integer map in its place."""
+    grid = parts[0].grid
+    decoded = decode_whole(parts, target, grid.shape_after_crop, grid.spacing_before_mm)
+    return uncrop_and_untranspose(decoded, grid, plan.axis_order)
+
+
+def decode_whole(
+    parts: Sequence[LogitsPart], target: Target, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> np.ndarray:
+    """Average maps that do not decode voxel by voxel on the preprocessed grid of the first part, and decode there.
+
+    Args:
+        parts: one per configuration, of equal targets.
+        target: decodes.
+        shape, spacing_mm: of the grid to bring the integer map to; over the same extent.
+    """
     grid, resampling = parts[0].grid, parts[0].resampling
     maps = np.mean([part.onto(grid.shape, grid.spacing_mm).slab(0, grid.shape[0]) for part in parts], axis=0)
-    decoded = resample_label(
-        target.decode(maps), grid.shape_after_crop, grid.spacing_mm, grid.spacing_before_mm, resampling
-    )
-    return uncrop_and_untranspose(decoded, grid, plan.axis_order)
+    return resample_label(target.decode(maps), shape, grid.spacing_mm, spacing_mm, resampling)
 
 
 @contextlib.contextmanager

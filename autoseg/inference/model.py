@@ -16,7 +16,7 @@ from autoseg.errors import ModelError
 from autoseg.evaluation.postprocessing import Postprocessing
 from autoseg.evaluation.selection import Choice
 from autoseg.networks import build_network, load_weights, put_weights
-from autoseg.run_folder import FoldFolder, RunFolder, RunRecord
+from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, records_from
 from planners import records
 from planners.plan import Configuration, Plan
 
@@ -27,20 +27,30 @@ class Selection:
 
     Attributes:
         folds: per configuration of the ensemble, its folds' files.
+        previous: the same for the configurations that feed these, in the order in which they run.
         postprocessing: rules for the segmentation, in their order.
         because: one line for the user.
     """
 
-    folds: tuple[tuple[Configuration, tuple[FoldFolder, ...]], ...]
+    folds: tuple["Trained", ...]
+    previous: tuple["Trained", ...] = ()
     postprocessing: tuple[Postprocessing, ...]
     because: str
 
     @property
     def name(self) -> str:
-        """For people: ``2d + 3d_fullres, 10 networks``."""
-        names = " + ".join(configuration.name for configuration, _ in self.folds)
-        count = sum(len(folds) for _, folds in self.folds)
-        return f"{names}, {count} network{'s' * (count > 1)}"
+        """For people: ``2d + 3d_fullres, 10 networks``; for a cascade ``3d_cascade_fullres, 5 networks, after …``."""
+        after = f", after {_name(self.previous, ' → ')}" if self.previous else ""
+        return f"{_name(self.folds, ' + ')}{after}"
+
+
+Trained = tuple[Configuration, tuple[FoldFolder, ...]]
+"""A configuration and the folds whose networks are averaged."""
+
+
+def _name(trained: Sequence[Trained], between: str) -> str:
+    count = sum(len(folds) for _, folds in trained)
+    return f"{between.join(configuration.name for configuration, _ in trained)}, {count} network{'s' * (count > 1)}"
 
 
 def open_run(model: Path) -> tuple[RunFolder, Plan]:
@@ -73,21 +83,58 @@ def select(run: RunFolder, plan: Plan) -> Selection:
             raise ModelError(f"{run.root} is not complete: {', '.join(absent)} is missing. Run `autoseg run` again")
         folds.append((plan.configuration(name), tuple(files)))
     because = "as chosen from the out-of-fold predictions" if choice.num_cases else "as written in choice.json"
-    return Selection(folds=tuple(folds), postprocessing=choice.postprocessing, because=because)
+    return Selection(
+        folds=tuple(folds),
+        previous=_previous_of(run, plan, choice.configurations),
+        postprocessing=choice.postprocessing,
+        because=because,
+    )
 
 
 def _select_first(run: RunFolder, plan: Plan) -> Selection:
     for configuration in plan.configurations:
-        folder = run.fold(configuration.name, 0).root.parent
-        names = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*"))
-        found = [run.fold(configuration.name, name) for name in names]
-        found = [item for item in found if item.weights_last.exists()]
-        finished = [item for item in found if _is_finished(item)]
-        if found:
+        folds, finished = _trained_folds(run, configuration.name)
+        if folds:
             state = "" if finished else ", still in training"
             because = f"nothing is chosen yet (no choice.json): the first configuration that is trained{state}"
-            return Selection(folds=((configuration, tuple(finished or found)),), postprocessing=(), because=because)
+            previous = _previous_of(run, plan, [configuration.name])
+            return Selection(folds=((configuration, folds),), previous=previous, postprocessing=(), because=because)
     raise ModelError(f"{run.root} holds no trained network yet. Finish `autoseg run` first")
+
+
+def _previous_of(run: RunFolder, plan: Plan, names: Sequence[str]) -> tuple[Trained, ...]:
+    """List what feeds some configurations, each once and before what it feeds itself, with all its trained folds.
+
+    Raises:
+        ModelError: none of its folds is trained.
+    """
+    needed: list[str] = []
+    for name in names:
+        chain, previous = [], plan.configuration(name).previous
+        while previous is not None:
+            chain.append(previous)
+            previous = plan.configuration(previous).previous
+        needed += reversed(chain)
+    trained = []
+    for name in dict.fromkeys(needed):
+        folds, _ = _trained_folds(run, name)
+        if not folds:
+            raise ModelError(
+                f"{run.root} is not complete: {' and '.join(names)} needs the segmentation of {name}, "
+                f"of which no fold is trained ({run.fold(name, 0).root.parent}). Run `autoseg run` again"
+            )
+        trained.append((plan.configuration(name), folds))
+    return tuple(trained)
+
+
+def _trained_folds(run: RunFolder, name: str) -> tuple[tuple[FoldFolder, ...], bool]:
+    """List the folds of a configuration that have weights: the finished ones where there are any, and whether so."""
+    folder = run.fold(name, 0).root.parent
+    names = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*"))
+    names.sort(key=lambda fold: int(fold) if fold.isdigit() else len(names))  # 2 before 10, and numbers before words
+    found = [item for item in (run.fold(name, fold) for fold in names) if item.weights_last.exists()]
+    finished = [item for item in found if _is_finished(item)]
+    return tuple(finished or found), bool(finished)
 
 
 def _is_finished(fold: FoldFolder) -> bool:
@@ -95,6 +142,18 @@ def _is_finished(fold: FoldFolder) -> bool:
         return bool(json.loads(fold.record.read_text(encoding="utf-8"))["finished"])
     except (OSError, ValueError, KeyError):
         return False
+
+
+def group_folds(configuration: Configuration, folds: Sequence[FoldFolder]) -> tuple[Trained, ...]:
+    """Put folds together that have the same network and patch: the plan's, but for what was stepped down in between."""
+    groups: dict[str, tuple[Configuration, list[FoldFolder]]] = {}
+    for fold in folds:
+        own = records_from(Configuration, fold.configuration) if fold.configuration.exists() else configuration
+        shape = dataclasses.replace(
+            configuration, patch_size=own.patch_size, output_size=own.output_size, architecture=own.architecture
+        )
+        groups.setdefault(records.digest(shape), (shape, []))[1].append(fold)
+    return tuple((shape, tuple(members)) for shape, members in groups.values())
 
 
 def load_networks(configuration: Configuration, folds: Sequence[FoldFolder], compute: Compute) -> list[nn.Module]:
@@ -132,11 +191,16 @@ def compute_of(run: RunFolder, device: str = "auto") -> Compute:
 
 def digest_of(selection: Selection, plan: Plan) -> str:
     """Identify a model by what its predictions depend on: plan, weights, postprocessing (16 hexadecimal digits)."""
+    shared = [plan.axis_order, plan.channels, plan.labels]
+    configurations, weights = _identity(selection.folds)
+    parts = [configurations, shared, list(selection.postprocessing), weights]
+    return records.digest([*parts, *_identity(selection.previous)] if selection.previous else parts)
+
+
+def _identity(trained: Sequence[Trained]) -> tuple[list[Configuration], list[str]]:
     weights = []
-    for _, folds in selection.folds:
+    for _, folds in trained:
         for fold in folds:
             with fold.weights_last.open("rb") as file:
                 weights.append(hashlib.file_digest(file, "sha256").hexdigest())
-    configurations = [configuration for configuration, _ in selection.folds]
-    shared = [plan.axis_order, plan.channels, plan.labels]
-    return records.digest([configurations, shared, list(selection.postprocessing), weights])
+    return [configuration for configuration, _ in trained], weights

@@ -6,15 +6,17 @@ is made.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.io import open_label, output_ending
+from autoseg.data.io import open_image, open_label, output_ending, write_segmentation
 from autoseg.evaluation.overlap import CasePrediction, Scores, collect, merge, score_cases, structures_of
 from autoseg.evaluation.selection import Choice, Names, candidates_of, choose
 from autoseg.inference.export import LogitsPart, segment
+from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.store import Store
 from autoseg.progress import say, track
 from autoseg.run_folder import CaseFiles, FoldFolder, RunFolder, RunRecord
@@ -83,6 +85,7 @@ class _Comparison:
     def choose(self) -> Choice:
         """Score every candidate, choose, and keep choice and scores."""
         scores: dict[Names, Scores] = {}
+        shutil.rmtree(self.run.out_of_fold, ignore_errors=True)  # of an earlier choice
         for names in candidates_of(self.record.configurations):
             scores[names] = self._single_scores(names[0]) if len(names) == 1 else self._pair_scores(names)
         choice, after = choose(scores, self.read, self.plan.labels, self.record.folds)
@@ -91,8 +94,18 @@ class _Comparison:
         return choice
 
     def read(self, names: Names) -> Iterator[CasePrediction]:
-        """Read a candidate's out-of-fold predictions, one case at a time."""
-        return self._read_single(names[0]) if len(names) == 1 else self._read_pair(names)
+        """Read the winner's out-of-fold predictions, one case at a time; those of a pair are written on the way."""
+        return self._read_single(names[0]) if len(names) == 1 else self._keep(self._read_pair(names))
+
+    def _keep(self, cases: Iterable[CasePrediction]) -> Iterator[CasePrediction]:
+        """Write what only this comparison computes, before postprocessing as in the folds, to be looked at later."""
+        for case in cases:
+            case_id, segmentation = case.case, case.prediction
+            files = self.files[case_id]
+            geometry = open_image([Path(path) for path in files.images]).geometry
+            path = self.run.out_of_fold / f"{case_id}{output_ending(files.images[0])}"
+            write_segmentation(path, self.plan.labels.decode(segmentation), geometry)
+            yield case
 
     def _single_scores(self, name: str) -> Scores:
         parts = [self.run.read(Scores, self.run.fold(name, fold).scores) for fold in self.folds]
@@ -113,7 +126,8 @@ class _Comparison:
             for case_id in cases:
                 files = self.files[case_id]
                 predicted = open_label(prediction_file(self.run.fold(name, fold), files)).read()[0]
-                yield case_id, read_label(files, self.plan), self.plan.labels.encode(predicted)
+                label = read_label(files, self.plan)
+                yield CasePrediction(case_id, label, self.plan.labels.encode(predicted), files.annotated_classes)
 
     def _read_pair(self, names: Names) -> Iterator[CasePrediction]:
         for fold, cases in self._cases(names[0]).items():
@@ -121,11 +135,13 @@ class _Comparison:
                 parts = [self._part(name, fold, case_id) for name in names]
                 configuration = self.plan.configuration(names[0])
                 target = make_target(configuration.target, self.plan.labels, configuration.training)
-                yield case_id, read_label(self.files[case_id], self.plan), segment(parts, target, self.plan)
+                files = self.files[case_id]
+                segmentation = segment(parts, target, self.plan)
+                yield CasePrediction(case_id, read_label(files, self.plan), segmentation, files.annotated_classes)
 
     def _part(self, name: str, fold: int | str, case_id: str) -> LogitsPart:
         return LogitsPart(
             logits_KZYX=np.load(logits_file(self.run.fold(name, fold), case_id)).astype(np.float32),
-            grid=Store(self.run.store(name)).open(case_id).grid,
+            grid=Store(self.run.store(store_name(self.plan, name))).open(case_id).grid,
             resampling=self.plan.configuration(name).resampling,
         )

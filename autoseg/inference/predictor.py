@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from autoseg import compute as computing
 from autoseg.compute import Compute
@@ -20,16 +18,15 @@ from autoseg.data.io import Image, image_from_array, image_from_sitk, open_image
 from autoseg.errors import ModelError, OptionError
 from autoseg.evaluation import postprocessing
 from autoseg.inference.cases import find_cases
+from autoseg.inference.chain import Chain
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.folder import FolderJob
-from autoseg.inference.model import compute_of, load_networks, open_run, select
-from autoseg.inference.sliding_window import WindowOptions, predict_logits
-from autoseg.preprocessing.preprocess import PreprocessedCase, preprocess_case
+from autoseg.inference.model import compute_of, open_run, select
+from autoseg.preprocessing.preprocess import PreprocessedCase
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.targets import make_target
 from planners import records
-from planners.plan import Configuration
 
 
 class Predictor:
@@ -51,20 +48,18 @@ class Predictor:
         self.selection = select(self.run, self.plan)
         self.compute = compute or compute_of(self.run, device)
         computing.prepare(self.compute)
-        self.members: list[tuple[Configuration, list[nn.Module]]] = [
-            (configuration, load_networks(configuration, folds, self.compute))
-            for configuration, folds in self.selection.folds
-        ]
-        first = self.members[0][0]
-        if any(configuration.target != first.target for configuration, _ in self.members):
-            names = ", ".join(configuration.name for configuration, _ in self.members)
+        configurations = [configuration for configuration, _ in self.selection.folds]
+        first = configurations[0]
+        if any(configuration.target != first.target for configuration in configurations):
+            names = ", ".join(configuration.name for configuration in configurations)
             raise ModelError(
                 f"{names} have different targets and cannot be averaged. Choose one of them in choice.json"
             )
         self.target = make_target(first.target, self.plan.labels, first.training)
+        self.chain = Chain(self.plan, self.selection, self.compute)
 
     def read(self, image: Image) -> list[PreprocessedCase]:
-        """Read an image and preprocess it for each configuration.
+        """Read an image and preprocess it for each step of the chain.
 
         Raises:
             ModelError: the image has another number of channels than the model.
@@ -78,23 +73,16 @@ class Predictor:
                 "Give one file per channel, or one file that holds them all"
             )
         array = image.read()
-        spacing_mm = image.geometry.spacing_mm
-        return [preprocess_case(array, spacing_mm, self.plan, configuration) for configuration, _ in self.members]
+        return self.chain.preprocess(array, image.geometry.spacing_mm)
 
     def logits(self, prepared: Sequence[PreprocessedCase], what: str | None = None) -> list[LogitsPart]:
-        """Run a preprocessed image through all networks; one part per configuration, its folds averaged.
+        """Run a preprocessed image through all networks; one part per chosen configuration, its folds averaged.
 
         Args:
             prepared: as ``read`` gives it.
             what: a phrase for the progress shown, or None for none.
         """
-        options = WindowOptions(flip=self.target.flip)
-        parts = []
-        for case, (configuration, networks) in zip(prepared, self.members, strict=True):
-            image = torch.from_numpy(case.image_CZYX)
-            logits = predict_logits(networks, image, configuration, self.compute, options, what)
-            parts.append(LogitsPart(logits_KZYX=logits.numpy(), grid=case.grid, resampling=configuration.resampling))
-        return parts
+        return self.chain.logits(prepared, what)
 
     def segment(self, parts: Sequence[LogitsPart], probabilities_file: Path | None = None) -> np.ndarray:
         """Bring logits to a postprocessed segmentation on the image's grid, in the user's label values (z, y, x)."""

@@ -71,6 +71,7 @@ def predict_logits(
     compute: Compute,
     options: WindowOptions | None = None,
     what: str | None = None,
+    previous_ZYX: Tensor | None = None,
 ) -> Tensor:
     """Run an image through one or several networks of one configuration and average their logits.
 
@@ -81,6 +82,8 @@ def predict_logits(
         compute: device and precision; the sums are float32 whatever the precision.
         options: mirroring, overlap, batch; None for the defaults.
         what: a phrase for the progress shown while it runs, or None to show none.
+        previous_ZYX: the previous segmentation where the configuration is a cascade: inner class indices on the same
+            grid. Windows see it as one channel per foreground class.
 
     Returns:
         float32 (K, z, y, x) in main memory, of the image's shape.
@@ -90,16 +93,17 @@ def predict_logits(
         ModelError: the logits are not finite even in float32.
     """
     options = options or WindowOptions()
+    assert (previous_ZYX is None) == (configuration.num_previous_channels == 0), f"inputs of {configuration.name}"
     for network in networks:
         network.eval()
     layout = lay_windows(image_CZYX.shape[1:], configuration, options.step)
-    logits = _Passes(networks, configuration, compute, options).run(layout, image_CZYX, what)
+    logits = _Passes(networks, configuration, compute, options).run(layout, image_CZYX, previous_ZYX, what)
     if bool(torch.isfinite(logits).all()):
         return logits
     if compute.precision != "fp32":
         say(f"  logits not finite in {compute.precision}; this image again in fp32")
         exact = dataclasses.replace(compute, precision="fp32")
-        return predict_logits(networks, image_CZYX, configuration, exact, options, what)
+        return predict_logits(networks, image_CZYX, configuration, exact, options, what, previous_ZYX)
     raise ModelError(
         f"the network of {configuration.name} gives logits that are not finite for this image. "
         "Look for extreme or non-finite voxels in the image; if all images are like this, the weights are damaged"
@@ -119,16 +123,16 @@ class _Passes:
         usual = usual * USUAL_OUTPUTS // max(configuration.target.num_outputs, USUAL_OUTPUTS)
         self.batch = max((options.batch_voxels or usual) // math.prod(configuration.patch_size), 1)
 
-    def run(self, layout: WindowLayout, image_CZYX: Tensor, what: str | None) -> Tensor:
+    def run(self, layout: WindowLayout, image_CZYX: Tensor, previous_ZYX: Tensor | None, what: str | None) -> Tensor:
         """Give the weighted mean of all passes on the image's grid, in main memory."""
         num_outputs = self.configuration.target.num_outputs
         place = self._place_of_sums(layout, image_CZYX, num_outputs)
-        image_CZYX = layout.pad(image_CZYX).to(place)
+        inputs = _Inputs(self.configuration, layout, image_CZYX, previous_ZYX, place)
         sums_KZYX = torch.zeros((num_outputs, *layout.extent), device=place)
         weight_ZYX = (gaussian(layout.output) / (len(self.forms) * len(self.networks))).to(place)
         passes = [(start, form) for start in layout.windows for form in self.forms]
         tick = meter(len(passes), what) if what else None
-        for part, logits in self._answers(image_CZYX, layout.patch, passes):
+        for part, logits in self._answers(inputs, passes):
             for (start, form), logits_K in zip(part, logits.to(place), strict=True):
                 turned = self.options.flip(logits_K, form)
                 window = (slice(None), *_box(start, layout.output))
@@ -140,9 +144,7 @@ class _Passes:
         inside = (slice(None), *layout.crop)
         return sums_KZYX[inside].div_(layout.total_weight()[layout.crop].to(place)).to("cpu").contiguous()
 
-    def _answers(
-        self, image_CZYX: Tensor, patch: tuple[int, ...], passes: list["_Pass"]
-    ) -> Iterator[tuple[list["_Pass"], Tensor]]:
+    def _answers(self, inputs: "_Inputs", passes: list["_Pass"]) -> Iterator[tuple[list["_Pass"], Tensor]]:
         """Run the passes in order, as many at once as memory holds; give each batch with its logits (float32).
 
         Batches are powers of two, so that images of all sizes lead to few different shapes: cuDNN tunes each once.
@@ -152,16 +154,12 @@ class _Passes:
             most = min(self.batch, len(passes) - done)
             part = passes[done : done + 2 ** (most.bit_length() - 1)]
             try:
-                logits = self._forward([flip_maps(self._cut(image_CZYX, start, patch), form) for start, form in part])
+                logits = self._forward([inputs.window(start, form) for start, form in part])
             except torch.OutOfMemoryError:
-                self._halve(len(part), patch)
+                self._halve(len(part), inputs.patch)
                 continue
             yield part, logits
             done += len(part)
-
-    def _cut(self, image_CZYX: Tensor, start: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
-        window = image_CZYX[(slice(None), *_box(start, patch))]
-        return window.squeeze(1) if self.flat else window
 
     def _forward(self, windows: list[Tensor]) -> Tensor:
         batch = computing.place(torch.stack(windows), self.compute)
@@ -188,6 +186,42 @@ class _Passes:
             return torch.device("cpu")
         needed = 4 * (math.prod(layout.extent) * (num_outputs + 1) + math.prod(image_CZYX.shape))
         return device if needed < GPU_KEEP_FREE * torch.cuda.mem_get_info(device)[0] else torch.device("cpu")
+
+
+class _Inputs:
+    """What the network sees of one image: windows of its channels and of the previous segmentation, mirrored.
+
+    The previous segmentation is kept as one map of classes; its channels exist per window only.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        layout: WindowLayout,
+        image_CZYX: Tensor,
+        previous_ZYX: Tensor | None,
+        place: torch.device,
+    ) -> None:
+        self.patch, self.flat = layout.patch, configuration.dimensions == 2
+        self.image_CZYX = layout.pad(image_CZYX).to(place)
+        if previous_ZYX is not None and previous_ZYX.dtype != torch.uint8:
+            previous_ZYX = previous_ZYX.to(torch.int32)  # torch compares and pads no wider unsigned integers
+        self.previous_CZYX = None if previous_ZYX is None else layout.pad(previous_ZYX[None]).to(place)
+        self.swap_axis = configuration.training.mirror_swap_axis
+        self.classes = list(range(1, configuration.num_previous_channels + 1))
+        self.swapped = list(self.classes)
+        for first, second in configuration.training.mirror_swaps if self.classes else ():
+            self.swapped[first - 1], self.swapped[second - 1] = second, first
+
+    def window(self, start: tuple[int, ...], form: tuple[int, ...]) -> Tensor:
+        """Give one window (channels, then the network's own axes), mirrored along the axes of ``form``."""
+        box = (slice(None), *_box(start, self.patch))
+        window = self.image_CZYX[box]
+        if self.previous_CZYX is not None:
+            shown = torch.tensor(self.swapped if self.swap_axis in form else self.classes, device=window.device)
+            channels = self.previous_CZYX[box] == shown.view(-1, 1, 1, 1)
+            window = torch.cat([window, channels.to(window.dtype)])
+        return flip_maps(window.squeeze(1) if self.flat else window, form)
 
 
 _Pass = tuple[tuple[int, ...], tuple[int, ...]]

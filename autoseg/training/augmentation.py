@@ -13,6 +13,10 @@
 | gamma           | 0.3               | the same                                                                 |
 | mirroring       | 0.5 per axis      |                                                                          |
 | masking         | always            | channels normalized inside the mask only become 0 outside it             |
+| shape changes   | 0.4, label 0.5    | dilation, erosion, closing or opening with a ball of radius 1 to 8 voxels|
+| lost components | 0.2, label 0.5    | one of those that cover less than 0.15 of the patch                      |
+
+The last two change the previous segmentation of a cascade, the first of them label after label in random order.
 
 Mirroring is applied together with rotation and scaling, before the intensities: no row but low resolution can tell the
 difference, and that one is told which axes are mirrored.
@@ -27,6 +31,7 @@ import numpy as np
 from torch import Tensor
 
 from autoseg.training import intensity
+from autoseg.training.morphology import LARGEST_RADIUS, OPERATIONS, ShapeChange, change_shapes, remove_components
 from autoseg.training.spatial import affine_matrix
 from planners.plan import Configuration
 
@@ -43,6 +48,9 @@ ZOOMS = (0.5, 1.0)
 INVERTED_GAMMA, GAMMA = 0.1, 0.3
 GAMMAS = (0.7, 1.5)
 MIRROR = 0.5
+SHAPES, SHAPES_LABEL = 0.4, 0.5
+RADII = (1.0, LARGEST_RADIUS)
+LOST, LOST_LABEL = 0.2, 0.5
 
 PerChannel = tuple[float | None, ...]
 
@@ -62,6 +70,8 @@ class SampleParameters:
         brightness, contrast: per channel, a factor.
         zooms: per channel, the part of the voxels per axis that low resolution keeps, or None.
         inverted_gamma, gamma: per channel, a power.
+        shape_changes: of labels of the previous segmentation, in their order.
+        lost_components: class index of the previous segmentation, and a number from 0 to 1 that picks the component.
     """
 
     angles: tuple[float, ...] = ()
@@ -75,6 +85,8 @@ class SampleParameters:
     zooms: tuple[tuple[float, float, float] | None, ...] = ()
     inverted_gamma: tuple[float, ...] = ()
     gamma: tuple[float, ...] = ()
+    shape_changes: tuple[ShapeChange, ...] = ()
+    lost_components: tuple[tuple[int, float], ...] = ()
 
     def matrix(self, planar: bool) -> np.ndarray | None:
         """Give the matrix of rotation, scaling and mirroring, or None where the patch is only cut out and mirrored."""
@@ -116,7 +128,9 @@ def draw_parameters(rng: np.random.Generator, configuration: Configuration) -> S
         scale=scale,
         mirror=tuple(axis + first for axis in configuration.training.mirror_axes if draw.happens(MIRROR)),
         noise_sigma=sigma,
-        noise_seed=int(rng.integers(2**63)),
+        noise_seed=int(rng.integers(2**63)),  # from here on, a cascade draws what others do not
+        shape_changes=draw.shape_changes(configuration.num_previous_channels),
+        lost_components=draw.lost_components(configuration.num_previous_channels),
         blur_sigmas=sigmas,
         brightness=brightness,
         contrast=contrast,
@@ -130,7 +144,7 @@ class _Draw:
     """Numbers of one generator, in the shapes that the table names."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.random = rng.random
+        self.random, self.integers, self.permutation = rng.random, rng.integers, rng.permutation
 
     def happens(self, probability: float) -> bool:
         return self.random() < probability
@@ -152,6 +166,21 @@ class _Draw:
             return None
         zoom = self.between(*ZOOMS)
         return (1.0 if keep_axis else zoom, zoom, zoom)
+
+    def shape_changes(self, num_labels: int) -> tuple[ShapeChange, ...]:
+        if not num_labels or not self.happens(SHAPES):
+            return ()
+        chosen = [int(index) + 1 for index in self.permutation(num_labels) if self.happens(SHAPES_LABEL)]
+        operations = [tuple(OPERATIONS)[int(self.integers(len(OPERATIONS)))] for _ in chosen]
+        return tuple(
+            ShapeChange(label=label, operation=operation, radius=self.between(*RADII))
+            for label, operation in zip(chosen, operations, strict=True)
+        )
+
+    def lost_components(self, num_labels: int) -> tuple[tuple[int, float], ...]:
+        if not num_labels or not self.happens(LOST):
+            return ()
+        return tuple((label, self.random()) for label in range(1, num_labels + 1) if self.happens(LOST_LABEL))
 
 
 def apply(
@@ -179,6 +208,19 @@ def apply(
         outside = label_BLZYX[:, 0] < 0
         for channel in mask_channels:
             image_BCZYX[:, channel].masked_fill_(outside, 0.0)
+
+
+def apply_to_previous(layer_BZYX: Tensor, parameters: Sequence[SampleParameters], *, planar: bool) -> None:
+    """Change the previous segmentations of a batch as if another first stage had made them. Works in place.
+
+    Args:
+        layer_BZYX: inner class indices, integers, 0 or above.
+        parameters: one per sample.
+        planar: shapes change in the plane of axes 1 and 2 only, as rotation and scaling do.
+    """
+    for layer, item in zip(layer_BZYX, parameters, strict=True):
+        change_shapes(layer, item.shape_changes, planar=planar)
+        remove_components(layer, item.lost_components)
 
 
 class _Rows:

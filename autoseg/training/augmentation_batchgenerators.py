@@ -11,6 +11,8 @@ What differs from the torch backend (batchgenerators 0.25.5):
 - The Gaussian blur ends at 4 sigmas and repeats the border voxel; there it ends at about 3 and does not.
 - Low resolution resamples with scikit-image, which places the coarse voxels slightly differently.
 - Gamma restores the standard deviation over n voxels, not n − 1, and adds to small ranges instead of bounding them.
+- The package has nothing for the previous segmentation of a cascade: it is moved along as one more label layer, and
+  then changed as in the torch backend, by the trainer's process.
 - The whole loader patch is read for every sample, and everything is computed on processors, in seven times the CPU
   time for 40 × 56 × 40 voxels and nine times for 96³ (2026-11, ``benchmarks/augmentation.py``).
 
@@ -24,7 +26,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,9 @@ import torch
 
 from autoseg.errors import AutosegError, OptionError
 from autoseg.training import augmentation as recipe
-from autoseg.training.sampling import Batch, BatchSource, prefetch, sample_generator
+from autoseg.training.boxes import num_layers, read_box, shifted
+from autoseg.training.sampling import Batch, BatchSource, Sample, prefetch, sample_generator
+from autoseg.training.spatial import Box
 from planners.plan import Configuration
 
 STREAM = 2
@@ -71,8 +75,8 @@ def augmented_batches(
     num_workers = min(num_workers, len(steps))
     augmenter = _augmenter(source, epoch, steps, num_workers)
     try:
-        for _ in steps:
-            yield _batch(_next(augmenter), device)
+        for step in steps:
+            yield _batch(source, source.samples(epoch, step), _next(augmenter), device)
     finally:
         if num_workers:
             augmenter._finish()  # there is no public way to end its processes
@@ -110,10 +114,12 @@ def _next(augmenter: Any) -> Item:
     return item
 
 
-def _batch(item: Item, device: torch.device | str) -> Batch:
-    image = torch.from_numpy(np.ascontiguousarray(item["data"], dtype=np.float32))
-    label = torch.from_numpy(np.ascontiguousarray(item["seg"], dtype=np.int16))
-    return Batch(image=image.to(device), label=label.to(device), case_ids=tuple(item["keys"]))
+def _batch(source: BatchSource, samples: Sequence[Sample], item: Item, device: torch.device | str) -> Batch:
+    image = torch.from_numpy(np.ascontiguousarray(item["data"], dtype=np.float32)).to(device)
+    label = torch.from_numpy(np.ascontiguousarray(item["seg"], dtype=np.int16)).to(device)
+    if source.configuration.dimensions == 2:
+        image, label = image.unsqueeze(2), label.unsqueeze(2)
+    return source.assemble(image, label, samples, item.get("swapped", [False] * len(samples)))
 
 
 class _Loader:
@@ -161,17 +167,16 @@ class _Loader:
         number = int(sample_generator(source.seed, STREAM, self.epoch, step, 0).integers(2**32))
         np.random.seed(number)  # batchgenerators draws from the global generators
         random.seed(number)
-        images, labels, keys = [], [], []
-        for sample in source.samples(self.epoch, step):
-            stop = [first + size for first, size in zip(sample.corner, source.frame.loader, strict=True)]
-            image, label = sample.case.read(sample.corner, stop)
-            images.append(image)
-            labels.append(label)
-            keys.append(sample.case.id)
-        data, seg = np.stack(images), np.stack(labels)
+        samples, loader = source.samples(self.epoch, step), source.frame.loader
+        first = source.arrays(samples[0].case)
+        data = np.empty((len(samples), len(first[0]), *loader), dtype=np.float32)
+        seg = np.empty((len(samples), num_layers(first), *loader), dtype=np.int16)
+        whole: Box = ((0, loader[0]), (0, loader[1]), (0, loader[2]))
+        for sample, image, label in zip(samples, data, seg, strict=True):
+            read_box(source.arrays(sample.case), shifted(whole, sample.corner), image, label)
         if source.configuration.dimensions == 2:
             data, seg = data[:, :, 0], seg[:, :, 0]
-        return {"data": data, "seg": seg, "keys": keys}
+        return {"data": data, "seg": seg, "keys": [sample.case.id for sample in samples]}
 
 
 class _Guarded:
@@ -201,10 +206,13 @@ def make_transforms(source: BatchSource) -> Callable[..., Item]:
     from batchgenerators.transforms.utility_transforms import RemoveLabelTransform
 
     configuration = source.configuration
-    axes = configuration.training.mirror_axes
+    swap_axis = configuration.training.mirror_swap_axis
+    axes = tuple(axis for axis in configuration.training.mirror_axes if axis != swap_axis)
     transforms = _spatial(configuration) + _intensities(configuration)
     if axes:
         transforms.append(MirrorTransform(axes))
+    if swap_axis is not None:
+        transforms.append(_MirrorSides(swap_axis))
     transforms += [_Mask(source.mask_channels), RemoveLabelTransform(-1, 0)]
     composed: Callable[..., Item] = Compose(transforms)
     return composed
@@ -291,6 +299,21 @@ class _ChannelsToSlices:
             array = item[key]
             item[key] = array.reshape(len(array), -1, self.depth, *array.shape[2:])
         return item
+
+
+class _MirrorSides:
+    """Mirrors samples along the axis that exchanges left and right, and notes which; the classes change later."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def __call__(self, **item: Any) -> Item:
+        swapped = [bool(np.random.uniform() < recipe.MIRROR) for _ in item["data"]]
+        for key in ("data", "seg"):
+            for sample, mirrored in zip(item[key], swapped, strict=True):
+                if mirrored:
+                    sample[...] = np.flip(sample, self.axis + 1).copy()
+        return item | {"swapped": swapped}
 
 
 class _Mask:

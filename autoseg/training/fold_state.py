@@ -7,6 +7,7 @@ save overwrites.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from torch import nn
 from autoseg.compute import Precision
 from autoseg.errors import RunFolderError
 from autoseg.run_folder import FoldFolder, write_atomic
+from autoseg.training.schedule import Bend
 from planners import records
+
+FAULTS = (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError)
+"""What reading a damaged state may raise."""
+
+LENGTH = ("epochs", "patience")
+"""Fields of ``Training`` that only set when training ends: a fold may be given others and go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,31 +37,48 @@ class FoldRecord:
     Attributes:
         configuration: digest of the configuration without its number of epochs.
         split: digest of the training and validation cases and of their preprocessed data.
+        previous: digest of what their previous segmentations were made from; empty where there are none.
         epochs: epochs of the schedule it was trained by.
         finished: all epochs were trained.
         validated: number of epochs after which ``scores.json`` was made, or None.
+        validation_s: seconds that it took, or None.
         step_down: what the program changed by itself, or empty.
     """
 
     configuration: str
     split: str
+    previous: str = ""
     epochs: int
     finished: bool = False
     validated: int | None = None
+    validation_s: float | None = None
     step_down: str = ""
 
 
 @dataclass(kw_only=True)
 class Counters:
-    """How far a training is: everything that changes from step to step but the tensors."""
+    """How far a training is: everything that changes from step to step but the tensors.
+
+    Attributes (those that do not speak for themselves):
+        epoch, step: the next to make.
+        seconds: time spent on the epoch that is not finished; that of finished ones stands in ``progress.jsonl``.
+        lost_s: time spent on epochs that a kill has undone.
+        skipped: steps whose loss was not finite.
+        stalled: epochs since the smoothed Dice was at its best.
+        bend: where the schedule has left the plan's, so that a restart follows the same.
+    """
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    seconds: float = 0.0
+    lost_s: float = 0.0
     skipped: int = 0
     ema_dice: float | None = None
     best_ema: float | None = None
+    stalled: int = 0
+    bend: Bend | None = None
     loss_scale: float = 1.0
     precision: Precision = "fp32"
 
@@ -79,18 +104,39 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     """
     try:
         with safe_open(path, framework="pt") as file:
-            counters = Counters(**json.loads(file.metadata()["counters"]))
+            counters = _counters(file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
-    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError) as fault:
-        reason = str(fault).splitlines()[0]
-        raise RunFolderError(f"{path} cannot be used: {reason}. Delete its folder to train this fold anew") from fault
+    except FAULTS as fault:
+        raise RunFolderError(_unusable(path, fault)) from fault
     for name, parameter in network.named_parameters():
         buffer = tensors.get(f"momentum.{name}")
         if buffer is not None:
             restored = torch.empty_like(parameter).copy_(buffer)
             optimizer.state[parameter]["momentum_buffer"] = restored
     return counters
+
+
+def load_counters(path: Path) -> Counters:
+    """Read how far a saved training is, without its tensors.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _counters(file.metadata())
+    except FAULTS as fault:
+        raise RunFolderError(_unusable(path, fault)) from fault
+
+
+def _counters(metadata: dict[str, str]) -> Counters:
+    return records.from_json(Counters, json.loads(metadata["counters"]))
+
+
+def _unusable(path: Path, fault: Exception) -> str:
+    reason = str(fault).splitlines()[0]
+    return f"{path} cannot be used: {reason}. Delete its folder to train this fold anew"
 
 
 def append_progress(folder: FoldFolder, row: dict[str, Any]) -> None:
@@ -107,8 +153,28 @@ def read_progress(folder: FoldFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in folder.progress.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def drop_progress(folder: FoldFolder, epoch: int) -> None:
+    """Remove the lines of an epoch and all later ones: they tell of work that is to be done again."""
+    rows = read_progress(folder)
+    kept = [row for row in rows if row["epoch"] < epoch]
+    if len(kept) < len(rows):
+        write_atomic(folder.progress, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def spent_s(rows: Sequence[dict[str, Any]], counters: Counters) -> float:
+    """Add up the seconds that a training has taken, work that was lost included.
+
+    Args:
+        rows: of ``progress.jsonl``.
+        counters: of the newest saved step.
+    """
+    finished = sum(row["seconds"] for row in rows)
+    unfinished = counters.seconds if all(row["epoch"] < counters.epoch for row in rows) else 0.0
+    return finished + unfinished + counters.lost_s
+
+
 def identity(configuration_json: dict[str, Any], split: Any) -> tuple[str, str]:
-    """Give the digests a trained fold is bound to: its configuration but for the number of epochs, and its split."""
+    """Give the digests a trained fold is bound to: its configuration without what only sets its end, and its split."""
     bound = {key: value for key, value in configuration_json.items() if key != "estimated_bytes"}
-    bound["training"] = {key: value for key, value in bound["training"].items() if key != "epochs"}
+    bound["training"] = {key: value for key, value in bound["training"].items() if key not in LENGTH}
     return records.digest(bound), records.digest(split)

@@ -5,22 +5,29 @@ message instead of mixing two experiments; more epochs extend the fold.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
-from autoseg.compute import Compute, prepare
+import torch
+
+from autoseg.compute import Compute, free_device, prepare
 from autoseg.data.splits import Fold, Splits
-from autoseg.errors import OptionError, RunFolderError
+from autoseg.errors import DeviceError, OptionError, RunFolderError
 from autoseg.inference.out_of_fold import logits_file
 from autoseg.options import ALL_DATA
-from autoseg.preprocessing.store import Store, StoredCase
 from autoseg.progress import say
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, lock
+from autoseg.training.cascade import NextStages, check_previous, open_cases, previous_digest
 from autoseg.training.fold_state import FoldRecord, identity
+from autoseg.training.step_downs import adopt, are_related, give_way, own_configuration
+from autoseg.training.time_limit import time_limit
 from autoseg.training.trainer import FoldJob, train_fold
 from autoseg.training.validation import validate_fold
 from planners import records
 from planners.plan import Plan
+
+MOST_STEPS_DOWN = 10
+"""Assumption: ten steps take a batch of 60 to 14; a device that still runs out then is not this program's alone."""
 
 
 def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> None:
@@ -33,15 +40,47 @@ def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> N
     job = fold_job(run, configuration, fold)
     with lock(job.folder.root / ".lock"):
         prepare(job.compute)
+        check_previous(job)
         record = _bind(job)
         if not record.finished:
-            train_fold(job)
+            job, record = _train(job, record)
             record = dataclasses.replace(record, finished=True)
             run.write(record, job.folder.record)
-        keep = len(run.read(RunRecord, run.run_file).configurations) > 1
+        keep = _is_judged(run.read(RunRecord, run.run_file), configuration, fold)
         if fold != ALL_DATA and _needs_validation(job, record, keep):
+            started = time.monotonic()
             validate_fold(job, keep_logits=keep)
-            run.write(dataclasses.replace(record, validated=record.epochs), job.folder.record)
+            took = time.monotonic() - started
+            run.write(dataclasses.replace(record, validated=record.epochs, validation_s=took), job.folder.record)
+
+
+def _train(job: FoldJob, record: FoldRecord) -> tuple[FoldJob, FoldRecord]:
+    """Train a fold; where the device runs out of memory, step down once and go on, some times over.
+
+    Raises:
+        PlanError: there is nothing left to give up.
+        DeviceError: memory ran out again and again.
+    """
+    for _ in range(MOST_STEPS_DOWN):
+        if _fits(job):
+            return job, record
+        free_device(job.compute)  # only now is the failed step's memory nobody's
+        plan = give_way(job.run, job.configuration, "the device ran out of memory")
+        job = dataclasses.replace(job, plan=plan, configuration=plan.configuration(job.configuration.name))
+        record = _bind(job)
+    raise DeviceError(
+        f"{job.name}: {job.compute.device} ran out of memory {MOST_STEPS_DOWN} times, the last time with batch size "
+        f"{job.configuration.batch_size}. Stop other programs on it; the same command then goes on"
+    )
+
+
+def _fits(job: FoldJob) -> bool:
+    """Train to the end, or tell that memory did not suffice; what the error holds on to is let go here."""
+    try:
+        train_fold(job)
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def fold_job(run: RunFolder, configuration: str, fold: int | str) -> FoldJob:
@@ -51,15 +90,15 @@ def fold_job(run: RunFolder, configuration: str, fold: int | str) -> FoldJob:
     if record.compute is None:
         raise RunFolderError(f"{run.run_file} holds no compute settings; start with `autoseg run`")
     split = find_fold(run.read(Splits, run.splits_file), fold)
-    store = Store(run.store(configuration))
     return FoldJob(
         run=run,
         plan=plan,
-        configuration=plan.configuration(configuration),
+        configuration=own_configuration(run, plan.configuration(configuration), run.fold(configuration, fold)),
         fold=fold,
-        train_cases=_open_all(store, split.train),
-        validation_cases=_open_all(store, split.validation),
+        train_cases=open_cases(run, plan, configuration, split.train),
+        validation_cases=open_cases(run, plan, configuration, split.validation),
         compute=records.from_json(Compute, record.compute),
+        limit=time_limit(run, plan, configuration, fold),
     )
 
 
@@ -77,8 +116,9 @@ def find_fold(splits: Splits, fold: int | str) -> Fold:
     return splits.folds[fold]
 
 
-def _open_all(store: Store, ids: Sequence[str]) -> list[StoredCase]:
-    return [store.open(case_id) for case_id in ids]
+def _is_judged(record: RunRecord, configuration: str, fold: int | str) -> bool:
+    """Tell whether a fold takes part in the choice between several configurations, and not only feeds a cascade."""
+    return len(record.configurations) > 1 and configuration in record.configurations and fold in record.folds
 
 
 def _bind(job: FoldJob) -> FoldRecord:
@@ -89,17 +129,28 @@ def _bind(job: FoldJob) -> FoldRecord:
     ]
     configuration, split_digest = identity(records.to_json(job.configuration), split)
     epochs = job.configuration.training.epochs
-    wanted = FoldRecord(configuration=configuration, split=split_digest, epochs=epochs)
+    previous = previous_digest(job)
+    wanted = FoldRecord(configuration=configuration, split=split_digest, previous=previous, epochs=epochs)
     if not job.folder.record.exists():
+        job.run.write(job.configuration, job.folder.configuration)
         job.run.write(wanted, job.folder.record)
         return wanted
     found = job.run.read(FoldRecord, job.folder.record)
+    stale = not found.finished and found.configuration != wanted.configuration and found.split == wanted.split
+    if stale and are_related(job.run, job.configuration.name, found.configuration, wanted.configuration):
+        found = adopt(job.run, job.folder, found, job.configuration, job.name)
     for what, old, new in (
         ("configuration", found.configuration, wanted.configuration),
         ("split or cases", found.split, wanted.split),
     ):
         if old != new:
             raise RunFolderError(_changed(job, what, old, new))
+    if found.previous != wanted.previous and found.epochs >= wanted.epochs:
+        raise RunFolderError(
+            f"{job.name} was trained with other segmentations of {job.configuration.previous} ({found.previous}, now "
+            f"{wanted.previous}): that has been trained further. Train this fold further too (--epochs "
+            f"{found.epochs + 1} or more), or anew by deleting {job.folder.root}"
+        )
     return _extend(job, found, wanted)
 
 
@@ -117,13 +168,17 @@ def _extend(job: FoldJob, found: FoldRecord, wanted: FoldRecord) -> FoldRecord:
         say(f"  {job.name}: trained for {found.epochs} epochs already, more than the {wanted.epochs} asked for; kept")
         return found
     say(f"  {job.name}: from {found.epochs} to {wanted.epochs} epochs")
-    changed = dataclasses.replace(found, epochs=wanted.epochs, finished=False, validated=None)
+    if found.previous != wanted.previous:
+        say(f"  {job.name}: from here on with newer segmentations of {job.configuration.previous}")
+    changed = dataclasses.replace(found, epochs=wanted.epochs, previous=wanted.previous, finished=False, validated=None)
     job.run.write(changed, job.folder.record)
     return changed
 
 
 def _needs_validation(job: FoldJob, record: FoldRecord, keep_logits: bool) -> bool:
     if record.validated != record.epochs or not job.folder.scores.exists():
+        return True
+    if not NextStages(job).are_complete():
         return True
     if not keep_logits or job.run.choice_file.exists():
         return False

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import DatasetError
-from autoseg.preprocessing.preprocess import OUTSIDE
 from autoseg.preprocessing.store import StoredCase
-from autoseg.training.augmentation import SampleParameters, apply, draw_parameters
+from autoseg.training.augmentation import SampleParameters, apply, apply_to_previous, draw_parameters
+from autoseg.training.boxes import map_arrays, num_layers, read_box, read_padded_box, shifted
 from autoseg.training.placement import draw_corner, is_forced
-from autoseg.training.spatial import MARGIN, Box, PaddedBox, PatchFrame, Shape, needed_box, resample
+from autoseg.training.spatial import PaddedBox, PatchFrame, Shape, needed_box, resample
 from planners.plan import Configuration
 
 TRAINING_STREAM, VALIDATION_STREAM = 0, 1
@@ -33,7 +33,7 @@ AHEAD = 2
 """Batches kept ready (assumption: one to hide an ordinary batch, one to hide a slow one)."""
 
 MAPPED_CASES = 100
-"""Cases whose files stay mapped; each holds two of the 1024 files that a process may usually have open."""
+"""Cases whose files stay mapped; each holds up to three of the 1024 files that a process may usually have open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,18 @@ class Batch:
     """What the network trains on.
 
     Attributes:
-        image: float32, B × C × z × y × x; in 2D B × C × y × x.
+        image: float32, B × C × z × y × x; in 2D B × C × y × x. For a cascade the channels of the image, then one per
+            foreground class of the previous segmentation.
         label: int16, B × layers × z × y × x (2D: without z); ``OUTSIDE`` has become 0.
         case_ids: per sample.
+        annotated: bool, B × classes: False where a case has not been annotated for that class. None where every case of
+            the source has been annotated for all of them.
     """
 
     image: Tensor
     label: Tensor
     case_ids: tuple[str, ...]
+    annotated: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,26 +86,40 @@ class BatchSource:
 
     Args:
         cases: to draw from; each is as likely as any other.
-        configuration: patch and batch size, augmentation, foreground fraction.
+        configuration: patch and batch size, inputs, augmentation, foreground fraction.
         seed: of everything random.
         augment: for training; without, patches are cut out as they are, and other numbers are drawn.
+        num_classes: of the plan's labels, background included; needed where a case is annotated for some of them only.
 
     Raises:
         DatasetError: there are no cases.
     """
 
-    def __init__(self, cases: Sequence[StoredCase], configuration: Configuration, *, seed: int, augment: bool) -> None:
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        configuration: Configuration,
+        *,
+        seed: int,
+        augment: bool,
+        num_classes: int | None = None,
+    ) -> None:
         if not cases:
             raise DatasetError(f"{configuration.name}: no cases to draw patches from. Give the fold at least one case")
         self.cases = tuple(cases)
         self.configuration = configuration
         self.seed = seed
         self.augment = augment
+        self.num_classes = num_classes
+        self.partly_annotated = any(case.annotated_classes is not None for case in cases)
         self.augmented = augment and configuration.training.augmentation.enabled
         self.frame = PatchFrame.of(configuration, augment=self.augmented)
         masked = enumerate(configuration.use_mask_for_norm)
         self.mask_channels = [channel for channel, inside in masked if inside] if self.augmented else []
-        self._mapped = functools.lru_cache(MAPPED_CASES)(lambda case: (case.image, case.labels))
+        self.swaps, axis = configuration.training.mirror_swaps, configuration.training.mirror_swap_axis
+        self.swap_axis = None if axis is None else axis + 3 - configuration.dimensions  # among z, y, x
+        with_previous = configuration.num_previous_channels > 0
+        self.arrays = functools.lru_cache(MAPPED_CASES)(lambda case: map_arrays(case, with_previous=with_previous))
 
     def batch(self, epoch: int, step: int, device: torch.device | str = "cpu") -> Batch:
         """Make one batch on a device."""
@@ -115,21 +133,24 @@ class BatchSource:
         """Draw one batch and read it into main memory (pinned, where ``device`` is a GPU)."""
         samples = self.samples(epoch, step)
         pinned = torch.device(device).type == "cuda"
-        channels, layers = (len(array) for array in self._mapped(samples[0].case))
-        size = (len(samples), channels, *self.frame.patch)
+        first = self.arrays(samples[0].case)
+        size = (len(samples), len(first[0]), *self.frame.patch)
         image = torch.empty(size, dtype=torch.float32, pin_memory=pinned)
-        size = (len(samples), layers, *self.frame.patch)
+        size = (len(samples), num_layers(first), *self.frame.patch)
         label = torch.empty(size, dtype=torch.int16, pin_memory=pinned)
         boxes = {}
         for index, sample in enumerate(samples):
-            matrix = sample.parameters.matrix(self.frame.planar)
-            box = _shifted(needed_box(matrix, self.frame), sample.corner)
+            mirror, matrix = sample.parameters.mirror, sample.parameters.matrix(self.frame.planar)
+            box = shifted(needed_box(matrix, self.frame), sample.corner)
+            arrays = self.arrays(sample.case)
             if matrix is None:
-                flipped = tuple(slice(None, None, -1 if axis in sample.parameters.mirror else 1) for axis in range(3))
-                place = (slice(None), *flipped)
-                _read(self._mapped(sample.case), box, (image[index].numpy()[place], label[index].numpy()[place]))
+                place = (slice(None), *(slice(None, None, -1 if axis in mirror else 1) for axis in range(3)))
+                read_box(arrays, box, image[index].numpy()[place], label[index].numpy()[place])
             else:
-                boxes[index] = self._padded_box(sample, matrix, box, pinned)
+                flipped = self.frame.planar and 0 in mirror  # the matrix mirrors the other axes
+                boxes[index] = read_padded_box(
+                    arrays, box, sample.corner, self.frame, matrix, flipped=flipped, pinned=pinned
+                )
         return Gathered(samples=samples, image=image, label=label, boxes=boxes)
 
     def finish(self, gathered: Gathered, device: torch.device | str = "cpu") -> Batch:
@@ -140,10 +161,40 @@ class BatchSource:
             resample(box, image[index], label[index])
         if self.augmented:
             apply(image, label, [sample.parameters for sample in gathered.samples], self.mask_channels)
-        label.clamp_(min=0)
+        swapped = [self.swap_axis in sample.parameters.mirror for sample in gathered.samples]
+        return self.assemble(image, label, gathered.samples, swapped)
+
+    def assemble(
+        self, image_BCZYX: Tensor, label_BLZYX: Tensor, samples: Sequence[Sample], swapped: Sequence[bool]
+    ) -> Batch:
+        """Make a batch of patches in their final place: left and right are told apart again, inputs are put together.
+
+        Args:
+            image_BCZYX: the channels of the image.
+            label_BLZYX: all layers, the previous segmentation last; changed in place.
+            samples: as drawn.
+            swapped: per sample, whether it is mirrored along the axis that exchanges left and right.
+        """
+        image, label = image_BCZYX, label_BLZYX.clamp_(min=0)
+        for layers, mirrored in zip(label, swapped, strict=True):
+            if mirrored:
+                swap_classes(layers, self.swaps)
+        if num_channels := self.configuration.num_previous_channels:
+            label, previous = label[:, :-1].contiguous(), label[:, -1]
+            if self.augmented:
+                parameters = [sample.parameters for sample in samples]
+                apply_to_previous(previous, parameters, planar=self.frame.planar)
+            classes = torch.arange(1, num_channels + 1, device=label.device, dtype=label.dtype)
+            image = torch.cat([image, (previous[:, None] == classes.view(1, -1, 1, 1, 1)).to(image.dtype)], dim=1)
         if self.configuration.dimensions == 2:
             image, label = image.squeeze(2), label.squeeze(2)
-        return Batch(image=image, label=label, case_ids=tuple(sample.case.id for sample in gathered.samples))
+        annotated = self._annotated(samples, swapped) if self.partly_annotated else None
+        return Batch(
+            image=image,
+            label=label,
+            case_ids=tuple(sample.case.id for sample in samples),
+            annotated=None if annotated is None else annotated.to(label.device),
+        )
 
     def _sample(self, epoch: int, step: int, index: int) -> Sample:
         stream = TRAINING_STREAM if self.augment else VALIDATION_STREAM
@@ -155,54 +206,25 @@ class BatchSource:
         parameters = draw_parameters(rng, self.configuration) if self.augmented else SampleParameters()
         return Sample(case=case, corner=corner, parameters=parameters)
 
-    def _padded_box(self, sample: Sample, matrix: np.ndarray, box: Box, pinned: bool) -> PaddedBox:
-        turned = range(self.frame.first_axis, 3)
-        box = _clipped(box, sample.case.shape, turned)
-        before = [MARGIN[0] if axis in turned else 0 for axis in range(3)]
-        after = [MARGIN[1] if axis in turned else 0 for axis in range(3)]
-        size = [a + stop - start + b for a, (start, stop), b in zip(before, box, after, strict=True)]
-        source = self._mapped(sample.case)
-        dtype = torch.from_numpy(np.empty(0, source[1].dtype)).dtype
-        image = torch.zeros((len(source[0]), *size), dtype=torch.float32, pin_memory=pinned)
-        label = torch.full((len(source[1]), *size), OUTSIDE, dtype=dtype, pin_memory=pinned)
-        inner = [slice(None), *(slice(a, length - b) for a, b, length in zip(before, after, size, strict=True))]
-        if self.frame.planar and 0 in sample.parameters.mirror:  # the matrix mirrors the other axes
-            inner[1] = slice(None, None, -1)
-        _read(source, box, (image.numpy()[tuple(inner)], label.numpy()[tuple(inner)]))
-        center = []
-        for axis in turned:
-            middle = sample.corner[axis] + (self.frame.loader[axis] - 1) / 2
-            center.append(middle - box[axis][0] + before[axis])
-        return PaddedBox(image_CZYX=image, label_LZYX=label, matrix=matrix, center=tuple(center))
+    def _annotated(self, samples: Sequence[Sample], swapped: Sequence[bool]) -> Tensor:
+        """Tell per sample and class whether the case has been annotated for it."""
+        assert self.num_classes is not None, "cases that are annotated in part need the number of classes"
+        annotated = torch.ones(len(samples), self.num_classes, dtype=torch.bool)
+        for row, sample, mirrored in zip(annotated, samples, swapped, strict=True):
+            if sample.case.annotated_classes is None:
+                continue
+            row[1:] = False
+            row[list(sample.case.annotated_classes)] = True
+            for pair in self.swaps if mirrored else ():
+                row[list(pair)] = row[list(pair[::-1])]
+        return annotated
 
 
-def _read(arrays: Sequence[np.ndarray], box: Box, out: Sequence[np.ndarray]) -> None:
-    """Read a box of an image and its labels; what lies outside becomes 0 and ``OUTSIDE``."""
-    inside = _clipped(box, arrays[0].shape[1:], range(3))
-    target: list[slice] = [slice(None)]
-    source: list[slice] = [slice(None)]
-    for (start, _), (low, high) in zip(box, inside, strict=True):
-        target.append(slice(low - start, high - start))
-        source.append(slice(low, high))
-    for array, part, padding in zip(arrays, out, (0, OUTSIDE), strict=True):
-        if inside != box:
-            part[:] = padding
-        if all(low < high for low, high in inside):
-            part[tuple(target)] = array[tuple(source)]
-
-
-def _shifted(box: Box, corner: Shape) -> Box:
-    z, y, x = ((start + first, stop + first) for (start, stop), first in zip(box, corner, strict=True))
-    return (z, y, x)
-
-
-def _clipped(box: Box, shape: Sequence[int], axes: Sequence[int]) -> Box:
-    """Keep what lies within the image along some axes; nothing is left as an empty range at its border."""
-    parts = list(box)
-    for axis in axes:
-        start, stop = (min(max(value, 0), shape[axis]) for value in box[axis])
-        parts[axis] = (start, stop)
-    return (parts[0], parts[1], parts[2])
+def swap_classes(layers: Tensor, pairs: Sequence[tuple[int, int]]) -> None:
+    """Let pairs of classes, such as left and right, change places in label layers. Works in place."""
+    for first, second in pairs:
+        is_first, is_second = layers == first, layers == second
+        layers.masked_fill_(is_first, second).masked_fill_(is_second, first)
 
 
 def prefetch(source: BatchSource, epoch: int, steps: range, device: torch.device | str) -> Iterator[Batch]:

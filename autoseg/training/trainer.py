@@ -7,12 +7,9 @@ Source: Isensee et al. 2021 (nnU-Net), Methods; constants as in nnU-Net v2.8.1.
 
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,14 +18,28 @@ from torch import Tensor
 from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.errors import AutosegError
+from autoseg.evaluation.overlap import mean_of
 from autoseg.networks import build_network, save_weights
 from autoseg.preprocessing.store import StoredCase
-from autoseg.progress import duration, finish_time, meter, say
+from autoseg.progress import duration, meter, say
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.targets import make_target
-from autoseg.training.fold_state import Counters, append_progress, load_state, read_progress, save_state
+from autoseg.training.epoch_line import HEADER, epoch_line
+from autoseg.training.fold_state import (
+    Counters,
+    append_progress,
+    drop_progress,
+    load_state,
+    read_progress,
+    save_state,
+    spent_s,
+)
+from autoseg.training.interruption import Interrupted, Interruption
+from autoseg.training.outlook import say_outlook
 from autoseg.training.sampling import Batch, BatchSource, prefetch
-from autoseg.training.schedule import learning_rate
+from autoseg.training.schedule import end_at, final_anneal, last_epoch, learning_rate
+from autoseg.training.start import freeze, put_initial_weights
+from autoseg.training.time_limit import TimeLimit
 from planners.plan import Configuration, Plan
 
 SAVE_INTERVAL_S = 60.0  # at most this much work is lost to a kill
@@ -36,16 +47,12 @@ EMA_DECAY = 0.9  # smoothing of the validation Dice; nnU-Net v2.8.1
 NON_FINITE_LIMIT = 3  # assumption: one bad batch is chance, three in a row are a state to go back from
 SKIPPED_LIMIT = 50  # assumption: a training that skips so many steps has a cause that a person must find
 
-HEADER = "epoch      lr     train      val    dice     ema   s/step  wait  done at"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed or the process was asked to end; the state is saved."""
+__all__ = ["FoldJob", "FoldTrainer", "Interrupted", "train_fold"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """What one training needs: the plan, the cases, where to write, and how to compute."""
+    """What one training needs: plan, cases, where to write, how to compute, for how long at most (None: no limit)."""
 
     run: RunFolder
     plan: Plan
@@ -54,6 +61,7 @@ class FoldJob:
     train_cases: Sequence[StoredCase]
     validation_cases: Sequence[StoredCase]
     compute: Compute
+    limit: TimeLimit | None = None
 
     @property
     def folder(self) -> FoldFolder:
@@ -69,7 +77,18 @@ class FoldJob:
 class FoldTrainer:
     """The training of one fold, from its saved state or from the start."""
 
-    def __init__(self, job: FoldJob) -> None:
+    def __init__(self, job: FoldJob, clock: Callable[[], float] = time.monotonic) -> None:
+        """Build network and optimizer.
+
+        Args:
+            job: what to train.
+            clock: gives seconds that only go forward.
+
+        Raises:
+            PlanError: the plan freezes a part that does not exist, or everything.
+        """
+        self.clock = clock
+        self.mark = self.saved_at = clock()
         self.job = job
         self.training = job.configuration.training
         self.compute = job.compute
@@ -82,7 +101,7 @@ class FoldTrainer:
         )
         self.network = computing.place(network, self.compute)
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            freeze(self.network, self.training.frozen, f"{job.configuration.name}.training.frozen"),
             lr=self.training.learning_rate,
             momentum=self.training.momentum,
             weight_decay=self.training.weight_decay,
@@ -91,8 +110,7 @@ class FoldTrainer:
         self.output_weights = [output.loss_weight for output in job.configuration.architecture.outputs]
         self.strides = [output.stride for output in job.configuration.architecture.outputs]
         self.counters = Counters(precision=self.compute.precision, loss_scale=_first_loss_scale(self.compute))
-        self.interrupted = False
-        self.saved_at = time.monotonic()
+        self.interruption = Interruption()
         self.non_finite_in_a_row = 0
 
     def run(self) -> None:
@@ -102,16 +120,34 @@ class FoldTrainer:
             Interrupted: the user pressed Ctrl-C, or the process was told to end; the state is saved.
             AutosegError: the loss stays not finite; the message names the cases.
         """
-        if self.job.folder.state.exists():
-            self.counters = load_state(self.job.folder.state, self.network, self.optimizer)
-            self.compute = dataclasses.replace(self.compute, precision=self.counters.precision)
-            if self.counters.epoch < self.training.epochs:
-                say(f"  {self.job.name}: going on at epoch {self.counters.epoch + 1}, step {self.counters.step + 1}")
+        self._begin()
         say(f"  {HEADER}")
-        with _Signals(self):
-            for epoch in range(self.counters.epoch, self.training.epochs):
-                self._epoch(epoch)
+        first = self.counters.epoch
+        with self.interruption:
+            while self.counters.epoch < last_epoch(self.training, self.counters.bend):
+                self._epoch()
+                if self.counters.epoch == first + 1:
+                    say_outlook(self.job.run)
+                self.interruption.raise_if_asked()
         self._save()
+
+    def _begin(self) -> None:
+        """Take up the saved state; without one begin with the plan's initial weights."""
+        if not self.job.folder.state.exists():
+            put_initial_weights(self.network, self.job.run, self.job.configuration)
+            return
+        counters = self.counters = load_state(self.job.folder.state, self.network, self.optimizer)
+        self.compute = dataclasses.replace(self.compute, precision=counters.precision)
+        rows = read_progress(self.job.folder)
+        kept = [row for row in rows if row["epoch"] < counters.epoch]
+        if len(kept) < len(rows):  # a kill came before the next save: this work is done again, its time is spent
+            counters.lost_s += max(spent_s(rows, counters) - spent_s(kept, counters), 0.0)
+            self._save()
+            drop_progress(self.job.folder, counters.epoch)
+        if counters.bend is not None and counters.bend.planned != self.training.epochs:
+            counters.bend, counters.stalled = None, 0
+        if counters.epoch < last_epoch(self.training, counters.bend):
+            say(f"  {self.job.name}: going on at epoch {counters.epoch + 1}, step {counters.step + 1}")
 
     # ------------------------------------------------------------------------------------------------------------ step
 
@@ -122,7 +158,7 @@ class FoldTrainer:
         maps, weights = self.target.encode(batch.label, self.strides)
         with computing.autocast(self.compute):
             outputs = self.network(computing.place(batch.image, self.compute))
-        loss = self.target.loss(outputs, maps, weights, self.output_weights)
+        loss = self.target.loss(outputs, maps, weights, self.output_weights, batch.annotated)
         (loss * self.counters.loss_scale).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         if self.counters.loss_scale != 1.0:
@@ -136,65 +172,84 @@ class FoldTrainer:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _epoch(self, epoch: int) -> None:
-        started, first = time.monotonic(), self.counters.step
+    def _epoch(self) -> None:
+        counters, epoch, first = self.counters, self.counters.epoch, self.counters.step
+        started = self.clock()
         waited = self._train_steps(epoch)
-        step_s = (time.monotonic() - started) / max(self.training.steps_per_epoch - first, 1)
-        validation_loss, dice = self._validate(epoch)
-        present = [value for value in dice if value is not None]
-        mean_dice = sum(present) / len(present) if present else None
+        trained = self.clock()
+        validation_loss, dice = self.validate(epoch)
+        validated = self.clock()
+        mean_dice = mean_of(dice)
         improved = self._smooth(mean_dice)
-        counters = self.counters
+        self._count_time()
         row = {
             "epoch": epoch,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "annealing": counters.bend is not None and counters.bend.annealing,
             "train_loss": counters.loss_sum / max(counters.loss_count, 1),
             "validation_loss": validation_loss,
             "dice": dice,
             "mean_dice": mean_dice,
             "ema_dice": counters.ema_dice,
-            "seconds": time.monotonic() - started,
-            "step_seconds": step_s,
-            "data_wait_fraction": waited / max(time.monotonic() - started, 1e-9),
+            "seconds": counters.seconds,
+            "step_seconds": (trained - started) / max(self.training.steps_per_epoch - first, 1),
+            "validation_seconds": validated - trained,
+            "data_wait_fraction": waited / max(validated - started, 1e-9),
             "skipped_steps": counters.skipped,
         }
         append_progress(self.job.folder, row)
-        say(f"  {self._line(row)}")
         counters.epoch, counters.step = epoch + 1, 0
-        counters.loss_sum, counters.loss_count = 0.0, 0
+        counters.loss_sum, counters.loss_count, counters.seconds = 0.0, 0, 0.0
+        self._bend()
+        end = last_epoch(self.training, counters.bend)
+        say(f"  {epoch_line(row, end)}")
         if improved:
             self._save_weights(self.job.folder.weights_best)
-        last = counters.epoch == self.training.epochs
-        if last or self.interrupted or time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
+        if counters.epoch >= end or self.interruption.asked or self.clock() - self.saved_at > SAVE_INTERVAL_S:
             self._save()
-        self._stop_if_interrupted()
+
+    def _bend(self) -> None:
+        """Begin the final anneal where validation stalls; let the schedule end where the time does."""
+        training, counters = self.training, self.counters
+        epoch, end = counters.epoch, last_epoch(training, counters.bend)
+        annealing = counters.bend is not None and counters.bend.annealing
+        stalls = training.patience is not None and counters.stalled >= training.patience
+        if stalls and not annealing and training.warm_up <= epoch < end:
+            counters.bend = final_anneal(training, counters.bend, epoch)
+            end = counters.bend.end
+            say(f"  no better validation for {counters.stalled} epochs: final anneal, epochs {epoch + 1} to {end}")
+            self.job.run.log("final-anneal", fold=self.job.name, epoch=epoch, end=end, stalled=counters.stalled)
+        if self.job.limit is not None:
+            fits = self.job.limit.end(read_progress(self.job.folder), counters)
+            counters.bend = end_at(training, counters.bend, epoch, fits)
 
     def _train_steps(self, epoch: int) -> float:
         """Make the epoch's remaining steps; give the seconds spent waiting for data."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.training, epoch)
-        source = self._source(self.job.train_cases, augment=True)
+            group["lr"] = learning_rate(self.training, epoch, self.counters.bend)
+        source = self.source(self.job.train_cases, augment=True)
         steps = range(self.counters.step, self.training.steps_per_epoch)
-        tick = meter(len(steps), f"{self.job.name}, epoch {epoch + 1}/{self.training.epochs}", interval_s=60.0)
-        waited, asked = 0.0, time.monotonic()
-        for batch in self._batches(source, epoch, steps):
-            waited += time.monotonic() - asked
+        what = f"{self.job.name}, epoch {epoch + 1}/{last_epoch(self.training, self.counters.bend)}"
+        tick = meter(len(steps), what, interval_s=60.0)
+        waited, asked = 0.0, self.clock()
+        for batch in self.batches(source, epoch, steps):
+            waited += self.clock() - asked
             loss = self.step(batch)
             self._count(loss, batch, epoch)
             self.counters.step += 1
             tick(1)
-            if self.interrupted or time.monotonic() - self.saved_at > SAVE_INTERVAL_S:
+            if self.interruption.asked or self.clock() - self.saved_at > SAVE_INTERVAL_S:
                 self._save()
-            self._stop_if_interrupted()
-            asked = time.monotonic()
+            self.interruption.raise_if_asked()
+            asked = self.clock()
         tick(0)
         return waited
 
-    def _validate(self, epoch: int) -> tuple[float | None, list[float | None]]:
+    def validate(self, epoch: int) -> tuple[float | None, list[float | None]]:
         """Give the loss and the Dice per foreground class over random validation patches (None where absent)."""
         if not self.job.validation_cases:
             return None, []
-        source = self._source(self.job.validation_cases, augment=False)
+        source = self.source(self.job.validation_cases, augment=False)
         steps = range(self.training.validation_steps)
         losses: list[Tensor] = []
         totals: tuple[Tensor, ...] | None = None
@@ -204,16 +259,21 @@ class FoldTrainer:
                 maps, weights = self.target.encode(batch.label, self.strides[:1])
                 with computing.autocast(self.compute):
                     outputs = self.network(computing.place(batch.image, self.compute))
-                losses.append(self.target.loss(outputs[:1], maps, weights, [1.0]))
-                counts = self.target.counts(outputs[0], batch.label)
+                losses.append(self.target.loss(outputs[:1], maps, weights, [1.0], batch.annotated))
+                counts = self.target.counts(outputs[0], batch.label, batch.annotated)
                 totals = counts if totals is None else tuple(a + b for a, b in zip(totals, counts, strict=True))
         assert totals is not None
         return float(torch.stack(losses).mean()), self.target.score(*totals)
 
-    def _source(self, cases: Sequence[StoredCase], *, augment: bool) -> BatchSource:
-        return BatchSource(cases, self.job.configuration, seed=self.training.seed, augment=augment)
+    def source(self, cases: Sequence[StoredCase], *, augment: bool) -> BatchSource:
+        """Draw from some cases."""
+        num_classes = self.job.plan.labels.num_classes
+        return BatchSource(
+            cases, self.job.configuration, seed=self.training.seed, augment=augment, num_classes=num_classes
+        )
 
-    def _batches(self, source: BatchSource, epoch: int, steps: range) -> Any:
+    def batches(self, source: BatchSource, epoch: int, steps: range) -> Any:
+        """Give the batches of some steps in order, the next ones prepared in the background."""
         if self.training.augmentation.backend == "batchgenerators":
             from autoseg.training.augmentation_batchgenerators import augmented_batches
 
@@ -260,33 +320,27 @@ class FoldTrainer:
         if mean_dice is None:
             return False
         before = counters.ema_dice
+        counters.stalled += 1
         counters.ema_dice = mean_dice if before is None else EMA_DECAY * before + (1 - EMA_DECAY) * mean_dice
         if counters.best_ema is not None and counters.ema_dice <= counters.best_ema:
             return False
-        counters.best_ema = counters.ema_dice
+        counters.best_ema, counters.stalled = counters.ema_dice, 0
         return True
 
+    def _count_time(self) -> None:
+        now = self.clock()
+        self.counters.seconds += now - self.mark
+        self.mark = now
+
     def _save(self) -> None:
+        self._count_time()
         save_state(self.job.folder.state, self.network, self.optimizer, self.counters)
         self._save_weights(self.job.folder.weights_last)
-        self.saved_at = time.monotonic()
+        self.saved_at = self.clock()
 
     def _save_weights(self, path: Any) -> None:
         step = self.counters.epoch * self.training.steps_per_epoch + self.counters.step
         save_weights(path, self.network, {"step": str(step), "configuration": self.job.configuration.name})
-
-    def _stop_if_interrupted(self) -> None:
-        if self.interrupted:
-            raise Interrupted
-
-    def _line(self, row: dict[str, Any]) -> str:
-        left = (self.training.epochs - row["epoch"] - 1) * row["seconds"]
-        epoch = f"{row['epoch'] + 1}/{self.training.epochs}"
-        return (
-            f"{epoch:>9} {row['learning_rate']:7.5f} {row['train_loss']:8.4f} {_number(row['validation_loss'], 8)} "
-            f"{_number(row['mean_dice'], 7)} {_number(row['ema_dice'], 7)} {row['step_seconds']:8.3f} "
-            f"{row['data_wait_fraction']:5.0%}  {finish_time(left)}"
-        )
 
 
 def train_fold(job: FoldJob) -> None:
@@ -300,32 +354,5 @@ def train_fold(job: FoldJob) -> None:
     say(f"  {job.name}: trained in {duration(time.monotonic() - started)}; best smoothed validation Dice {shown}")
 
 
-class _Signals:
-    """While training, Ctrl-C and a polite kill set a flag: the step is finished and saved. The second stops at once."""
-
-    def __init__(self, trainer: FoldTrainer) -> None:
-        self.trainer = trainer
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
-        self.trainer.interrupted = True
-        say("  finishing this step and saving (once more to stop at once) …")
-
-
 def _first_loss_scale(compute: Compute) -> float:
     return 2.0**14 if compute.precision == "fp16" else 1.0  # assumption: high, and halved whenever it overflows
-
-
-def _number(value: float | None, width: int) -> str:
-    return f"{value:{width}.4f}" if value is not None else "–".rjust(width)

@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from autoseg.data.io import open_image, write_segmentation
 from autoseg.evaluation.overlap import CaseScore, Scores, collect, score_case, structures_of
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.out_of_fold import logits_file, prediction_file, read_label
-from autoseg.inference.sliding_window import predict_logits
+from autoseg.inference.sliding_window import WindowOptions, predict_logits
 from autoseg.networks import build_network, load_weights
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import say, track
 from autoseg.run_folder import CaseFiles, RunRecord, write_atomic
 from autoseg.targets import make_target
+from autoseg.training.cascade import NextStages
 from autoseg.training.trainer import FoldJob
+from planners.decision import cases as count_cases
 
 
 def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
@@ -34,19 +37,21 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
         The scores; they are written to ``scores.json`` of the fold, the predictions to ``validation/``.
     """
     files = {item.id: item for item in job.run.read(RunRecord, job.run.run_file).cases}
+    following = NextStages(job)
     network = trained_network(job)
+    cases, further = job.validation_cases, following.further_cases
+    if further:
+        names = ", ".join(item.name for item in following.fed)
+        say(f"  {job.name}: segments {len(further)} cases for {names} that no fold validates, though it may know them")
     scores: list[CaseScore] = []
-    pending: Future[CaseScore] | None = None
+    pending: Future[CaseScore | None] | None = None
     with ThreadPoolExecutor(1) as writer:
-        for case in track(job.validation_cases, len(job.validation_cases), f"{job.name}, validation"):
-            image = torch.from_numpy(np.array(case.image))
-            logits = predict_logits([network], image, job.configuration, job.compute).numpy()
-            if pending is not None:
-                scores.append(pending.result())
-            work = functools.partial(_write_and_score, job, case, files[case.id], logits, keep_logits)
-            pending = writer.submit(work)
-        if pending is not None:
-            scores.append(pending.result())
+        for case in track([*cases, *further], len(cases) + len(further), f"{job.name}, validation"):
+            logits = case_logits(job, network, case)
+            _collect(pending, scores)
+            write = functools.partial(_write_and_score, job, case, files[case.id], logits, keep_logits)
+            pending = writer.submit(_finish, following, case, logits, None if case in further else write)
+        _collect(pending, scores)
     result = collect(scores, [item.name for item in structures_of(job.plan.labels)])
     job.run.write(result, job.folder.scores)
     dice = ", ".join(
@@ -54,7 +59,7 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
         for name, value in zip(result.structures, result.dice, strict=True)
     )
     mean = "absent" if result.mean_dice is None else f"{result.mean_dice:.4f}"
-    say(f"  {job.name}: mean Dice {mean} over {len(scores)} cases ({dice})")
+    say(f"  {job.name}: mean Dice {mean} over {count_cases(len(scores))} ({dice})")
     return result
 
 
@@ -67,6 +72,27 @@ def trained_network(job: FoldJob) -> nn.Module:
     weights, _ = load_weights(job.folder.weights_last)
     network.load_state_dict(weights)
     return computing.place(network, job.compute).eval()
+
+
+def case_logits(job: FoldJob, network: nn.Module, case: StoredCase) -> np.ndarray:
+    """Run a whole stored case through the fold's network; give its logits, float32 (K, z, y, x) on the case's grid."""
+    target = make_target(job.configuration.target, job.plan.labels, job.configuration.training)
+    previous = None if case.previous is None else torch.from_numpy(np.array(case.previous.array))
+    image, options = torch.from_numpy(np.array(case.image)), WindowOptions(flip=target.flip)
+    return predict_logits([network], image, job.configuration, job.compute, options, previous_ZYX=previous).numpy()
+
+
+def _finish(
+    following: NextStages, case: StoredCase, logits_KZYX: np.ndarray, write: Callable[[], CaseScore] | None
+) -> CaseScore | None:
+    following.write(case, logits_KZYX)
+    return None if write is None else write()
+
+
+def _collect(pending: "Future[CaseScore | None] | None", scores: list[CaseScore]) -> None:
+    score = None if pending is None else pending.result()
+    if score is not None:
+        scores.append(score)
 
 
 def _write_and_score(
@@ -83,4 +109,4 @@ def _write_and_score(
         write_atomic(logits_file(job.folder, case.id), buffer.getvalue())
     geometry = open_image([Path(path) for path in files.images]).geometry
     write_segmentation(prediction_file(job.folder, files), labels.decode(segmentation), geometry)
-    return score_case(case.id, read_label(files, job.plan), segmentation, labels)
+    return score_case(case.id, read_label(files, job.plan), segmentation, labels, case.annotated_classes)

@@ -5,8 +5,6 @@ float32 by at most 0.02 and 99.9 % by at most 0.06, and the segmentations agree 
 where two classes are as good as equal.
 """
 
-import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +16,11 @@ from autoseg.compute import Compute
 from autoseg.data.io import open_image, open_label
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
+from autoseg.interop import NnunetWeights, open_nnunet
 from autoseg.networks import build_network, put_weights
 from autoseg.preprocessing.preprocess import preprocess_case
 from autoseg.targets import make_target
-from planners.fingerprint import Channel
-from planners.labels import LabelClass, Labels
-from planners.plan import (
-    Architecture,
-    Configuration,
-    Input,
-    MemoryBudget,
-    Output,
-    Plan,
-    Resampling,
-    Stage,
-    Target,
-    Training,
-)
+from planners.plan import Plan
 
 pytestmark = pytest.mark.data
 CPU = Compute(device="cpu", precision="fp32", channels_last=False, threads=2, reasons=())
@@ -49,80 +35,21 @@ def golden(golden_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(golden: Path) -> Plan:
-    plans = json.loads((golden / "model" / "plans.json").read_text())
-    dataset = json.loads((golden / "model" / "dataset.json").read_text())
-    theirs = plans["configurations"]["3d_fullres"]
-    network = theirs["architecture"]["arch_kwargs"]
-    stages = tuple(
-        Stage(features=features, kernel=tuple(kernel), stride=tuple(stride), num_blocks=count)
-        for features, kernel, stride, count in zip(
-            network["features_per_stage"],
-            network["kernel_sizes"],
-            network["strides"],
-            network["n_conv_per_stage"],
-            strict=True,
-        )
-    )
-    strides = [tuple(np.prod(network["strides"][: index + 1], axis=0).tolist()) for index in range(len(stages) - 1)]
-    configuration = Configuration(
-        name="3d_fullres",
-        inputs=(Input(channels=1),),
-        spacing_mm=tuple(theirs["spacing"]),
-        median_shape=tuple(theirs["median_image_size_in_voxels"]),
-        patch_size=tuple(theirs["patch_size"]),
-        output_size=tuple(theirs["patch_size"]),
-        batch_size=theirs["batch_size"],
-        normalization=("zscore",),
-        use_mask_for_norm=tuple(theirs["use_mask_for_norm"]),
-        resampling=Resampling(),
-        target=Target(name="semantic", num_outputs=3),
-        architecture=Architecture(
-            family="plain-unet",
-            dimensions=3,
-            stages=stages,
-            num_decoder_blocks=tuple(network["n_conv_per_stage_decoder"]),
-            outputs=tuple(Output(stride=stride, loss_weight=1.0) for stride in strides),
-        ),
-        training=Training(mirror_axes=(0, 1, 2)),
-        estimated_bytes=0,
-    )
-    return Plan(
-        dataset=plans["dataset_name"],
-        planner="default",
-        budget=MemoryBudget(),
-        axis_order=tuple(plans["transpose_forward"]),
-        channels=(Channel(name=dataset["channel_names"]["0"]),),
-        labels=Labels(classes=tuple(LabelClass(name=name, value=v) for name, v in dataset["labels"].items())),
-        configurations=(configuration,),
-    )
-
-
-def their_name(name: str, num_stages: int) -> str:
-    """Give nnU-Net's name of one of our parameters; its decoder counts stages from the deepest up."""
-    part, stage, rest = name.split(".", 2)
-    upwards = num_stages - 2 - int(stage)
-    if part == "encoder":
-        return re.sub(r"^(\d+)", rf"encoder.stages.{stage}.0.convs.\1", rest)
-    if part == "decoder":
-        return re.sub(r"^(\d+)", rf"decoder.stages.{upwards}.convs.\1", rest)
-    if part == "upsample":
-        return rest.replace("conv", f"decoder.transpconvs.{upwards}")
-    return f"decoder.seg_layers.{upwards}.{rest.removeprefix('conv.')}"
+def model(golden: Path) -> tuple[Plan, NnunetWeights]:
+    return open_nnunet(golden / "model")
 
 
 @pytest.fixture(scope="module")
-def network(golden: Path, plan: Plan) -> torch.nn.Module:
-    """Our network with the kept weights, read without executing anything that the file might hold."""
-    numbers = [np._core.multiarray.scalar, np.dtype, type(np.dtype("float32")), type(np.dtype("float64"))]
-    with torch.serialization.safe_globals(numbers):
-        file = golden / "model" / "fold_0" / "checkpoint_final.pth"
-        weights = torch.load(file, map_location="cpu", weights_only=True)["network_weights"]
-    architecture = plan.configurations[0].architecture
-    built = build_network(architecture, 1, 3)
-    ours = {name: weights[their_name(name, len(architecture.stages))] for name in built.state_dict()}
-    assert len({value.data_ptr() for value in ours.values()}) == len(ours)
-    put_weights(built, ours, "the kept model")
+def plan(model: tuple[Plan, NnunetWeights]) -> Plan:
+    return model[0]
+
+
+@pytest.fixture(scope="module")
+def network(model: tuple[Plan, NnunetWeights]) -> torch.nn.Module:
+    """Our network with the kept weights."""
+    plan, weights = model
+    built = build_network(plan.configuration("3d_fullres").architecture, 1, 3)
+    put_weights(built, weights["3d_fullres", 0], "the kept model")
     return computing.place(built, CPU)
 
 
@@ -136,7 +63,7 @@ def compare(golden: Path, images: Path, plan: Plan, network: torch.nn.Module):
     """Give a function that holds one case's logits against the kept ones, and counts voxels that are segmented else."""
     torch.set_num_threads(CPU.threads)
     kept = np.load(golden / "logits.npz")
-    configuration = plan.configurations[0]
+    configuration = plan.configuration("3d_fullres")
 
     def logits_of(case: str, kind: str) -> LogitsPart:
         image = open_image([images / f"{case}_0000.nii.gz"])

@@ -164,7 +164,7 @@ def test_channels_must_be_those_of_the_model(make_run):
 def test_folds_are_averaged_and_configurations_ensembled(make_run):
     run = make_run((8, 8, 8), (8, 8), choice={"configurations": ("3d", "2d1")})
     both = Predictor(run.root)
-    assert [(item.name, len(networks)) for item, networks in both.members] == [("3d", 2), ("2d1", 2)]
+    assert [(step.configuration.name, len(step.networks)) for step in both.chain.steps] == [("3d", 2), ("2d1", 2)]
     image = image_from_array(random_array(9, 12, 14), (1.0, 1.0, 1.0))
     parts = both.logits(both.read(image))
     mean = np.mean([torch.from_numpy(part.logits_KZYX).softmax(0).numpy() for part in parts], axis=0)

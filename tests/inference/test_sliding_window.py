@@ -12,8 +12,10 @@ from torch import nn
 
 from autoseg.compute import Compute
 from autoseg.errors import DeviceError, ModelError, OptionError
+from autoseg.inference.previous import one_hot
 from autoseg.inference.sliding_window import WindowOptions, flip_maps, predict_logits
 from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms, window_positions
+from planners.plan import Input
 
 CPU = Compute(device="cpu", precision="fp32", channels_last=False, threads=1, reasons=())
 
@@ -163,7 +165,7 @@ def test_every_voxel_keeps_its_value_up_to_the_corners(make_configuration):
 @pytest.mark.parametrize("patch", [(8, 6, 8), (10, 8)])
 def test_a_network_without_padding_needs_its_context(make_configuration, patch):
     """Only ``output_size`` is assumed: windows of a network that answers for less than it sees still fit together."""
-    configuration = make_configuration(patch, output=tuple(size - 2 for size in patch))
+    configuration = make_configuration(patch, output_size=tuple(size - 2 for size in patch))
     image = torch.randn(1, 9, 11, 7, generator=torch.Generator().manual_seed(4))
     network = SmallNet(len(patch), padding=0)
     whole = SmallNet(len(patch), padding=1)  # same weights; on the whole image it sees zeros beyond the border
@@ -251,3 +253,66 @@ def test_logits_that_are_not_finite(make_configuration, capsys):
     network.broken = True
     with pytest.raises(ModelError, match="not finite"):
         predict_logits([network], image, configuration, CPU)
+
+
+def cascade(make_configuration, patch, **fields):
+    inputs = (Input(channels=1), Input(kind="previous", name="first", channels=3))
+    return make_configuration(patch, inputs=inputs, previous="first", **fields)
+
+
+class WideNet(nn.Module):
+    """As ``SmallNet``, for one image channel and three of a previous segmentation."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
+        self.first, self.second = convolution(4, 4, 3, padding=1), convolution(4, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [self.second(torch.tanh(self.first(image)))]
+
+
+def image_and_previous(seed, shape):
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32))
+    return image, torch.from_numpy(rng.integers(0, 4, shape).astype(np.uint8))
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_a_previous_segmentation_is_seen_as_channels(make_configuration, patch):
+    """The slow way: all channels of the whole image beside it, as an image of four channels."""
+    image, previous = image_and_previous(0, (6, 13, 11))
+    network = WideNet(len(patch))
+    together = torch.cat([image, torch.from_numpy(one_hot(previous.numpy(), 4))])
+    expected = predict_logits([network], together, make_configuration(patch, num_channels=4, num_outputs=4), CPU)
+    configuration = cascade(make_configuration, patch, num_outputs=4)
+    found = predict_logits([network], image, configuration, CPU, previous_ZYX=previous)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    wide = torch.from_numpy(previous.numpy().astype(np.uint16))
+    assert torch.equal(predict_logits([network], image, configuration, CPU, previous_ZYX=wide), found)
+    assert not torch.equal(
+        predict_logits([network], image, configuration, CPU, previous_ZYX=torch.zeros_like(previous)), found
+    )
+
+
+@pytest.mark.parametrize(("patch", "axis"), [((8, 8, 8), 2), ((8, 8), 0)])
+def test_left_and_right_of_the_previous_segmentation_change_places(make_configuration, patch, axis):
+    """A mirrored image, with left and right exchanged in what was found before, gives mirrored logits, exchanged."""
+
+    def flip(maps, axes):
+        turned = maps.flip([one + 1 for one in axes]) if axes else maps
+        return turned[[0, 3, 2, 1]] if axis in axes else turned
+
+    fields = {"num_outputs": 4, "mirror_swaps": ((1, 3),), "mirror_swap_axis": axis}
+    configuration = cascade(make_configuration, patch, **fields)
+    options, network = WindowOptions(flip=flip), WideNet(len(patch))
+    along = axis + 3 - len(patch)
+    shape = [8 if one == along else 12 for one in range(3)]  # one window along that axis: its weights are not symmetric
+    image, previous = image_and_previous(1, shape)
+    logits = predict_logits([network], image, configuration, CPU, options, previous_ZYX=previous)
+    swapped = torch.tensor([0, 3, 2, 1], dtype=torch.uint8)[previous.long()].flip(along)
+    mirrored = predict_logits([network], image.flip(along + 1), configuration, CPU, options, previous_ZYX=swapped)
+    torch.testing.assert_close(mirrored, logits.flip(along + 1)[[0, 3, 2, 1]], rtol=0, atol=1e-5)
+    plain = predict_logits([network], image.flip(along + 1), configuration, CPU, options, previous_ZYX=previous)
+    assert not torch.allclose(plain, mirrored, atol=1e-3)

@@ -1,84 +1,31 @@
-"""Small configurations and stored cases for the tests of sampling and augmentation."""
+"""Stored cases for the tests of sampling and augmentation, and runs that are ready to train."""
 
-import dataclasses
-import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
+from autoseg.compute import Compute
+from autoseg.data.splits import Fold, Splits
+from autoseg.planning import write_by_program
 from autoseg.preprocessing.locations import sample_locations
+from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.preprocess import CaseGrid, PreprocessedCase
 from autoseg.preprocessing.store import Store, StoredCase
+from autoseg.run_folder import RunFolder, RunRecord
+from planners import records
+from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
-from planners.plan import (
-    Architecture,
-    Augmentation,
-    Configuration,
-    Input,
-    Output,
-    Resampling,
-    Stage,
-    Target,
-    Training,
-)
+from planners.plan import Configuration, MemoryBudget, Plan
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Tests share the machine; small arrays gain nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def make_configuration() -> Callable[..., Configuration]:
-    """Give a function that makes a configuration of one stage from what sampling and augmentation look at."""
-
-    def make(
-        patch: tuple[int, ...],
-        *,
-        batch_size: int = 2,
-        num_channels: int = 1,
-        masked: tuple[bool, ...] | None = None,
-        augmentation: Augmentation | None = None,
-        **training: object,
-    ) -> Configuration:
-        dimensions = len(patch)
-        ones = (1,) * dimensions
-        angle = math.pi if dimensions == 2 else math.pi / 6
-        recipe = Training(
-            augmentation=augmentation or Augmentation(rotation_radians=angle), mirror_axes=tuple(range(dimensions))
-        )
-        return Configuration(
-            name="tiny",
-            inputs=(Input(channels=num_channels),),
-            spacing_mm=(1.0,) * dimensions,
-            median_shape=tuple(float(size) for size in patch),
-            patch_size=patch,
-            output_size=patch,
-            batch_size=batch_size,
-            normalization=("zscore",) * num_channels,
-            use_mask_for_norm=masked or (False,) * num_channels,
-            resampling=Resampling(),
-            target=Target(name="semantic", num_outputs=3),
-            architecture=Architecture(
-                family="plain-unet",
-                dimensions=dimensions,
-                stages=(Stage(features=4, kernel=(3,) * dimensions, stride=ones, num_blocks=1),),
-                num_decoder_blocks=(),
-                outputs=(Output(stride=ones, loss_weight=1.0),),
-            ),
-            training=dataclasses.replace(recipe, **training),
-            estimated_bytes=0,
-        )
-
-    return make
+def quiet(one_thread: None) -> None:
+    """All tests here compute on one thread."""
 
 
 @pytest.fixture
@@ -115,5 +62,48 @@ def make_case(tmp_path: Path) -> Callable[..., StoredCase]:
         )
         case = PreprocessedCase(image_CZYX=image, labels_LZYX=label[None], grid=grid)
         return Store(tmp_path / "store").write(f"case_{seed}", case, "digest", sample_locations(label, labels))
+
+    return make
+
+
+@pytest.fixture
+def make_run(
+    make_configuration: Callable[..., Configuration], make_case: Callable[..., StoredCase], tmp_path: Path
+) -> Callable[..., RunFolder]:
+    """Give a function that makes a run ready to train: records and four stored cases for two folds, tiny networks."""
+
+    def make(
+        folder: str = "run", names: tuple[str, ...] = ("tiny",), folds: tuple[int, ...] = (0,), **training: Any
+    ) -> RunFolder:
+        run = RunFolder(tmp_path / folder)
+        made = [make_case((10, 12, 8), seed=seed) for seed in range(4)]
+        configurations = tuple(make_configuration((8, 8, 8), name=name, **training) for name in names)
+        classes = tuple(LabelClass(name=str(value), value=value) for value in range(3))
+        plan = Plan(
+            dataset="toy",
+            planner="default",
+            budget=MemoryBudget(),
+            axis_order=(0, 1, 2),
+            channels=(Channel(name="MRI"),),
+            labels=Labels(classes=classes),
+            configurations=configurations,
+        )
+        shutil.copytree(made[0].folder, run.store(store_name(plan, names[0])), dirs_exist_ok=True)
+        halves = [tuple(case.id for case in made[half : half + 2]) for half in (0, 2)]
+        both = (Fold(train=halves[1], validation=halves[0]), Fold(train=halves[0], validation=halves[1]))
+        run.write(Splits(folds=both, source="test"), run.splits_file)
+        compute = Compute(device="cpu", precision="fp32", channels_last=False, threads=1, reasons=())
+        record = RunRecord(
+            name="toy",
+            dataset="/toy",
+            cases=(),
+            started="now",
+            configurations=names,
+            folds=folds,
+            compute=records.to_json(compute),
+        )
+        run.write(record, run.run_file)
+        write_by_program(run, plan)
+        return run
 
     return make

@@ -14,9 +14,10 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from scipy import stats
 
-from autoseg.training.augmentation import SampleParameters, apply, draw_parameters
+from autoseg.training.augmentation import SampleParameters, apply, apply_to_previous, draw_parameters
+from autoseg.training.morphology import OPERATIONS, ShapeChange
 from autoseg.training.sampling import sample_generator
-from planners.plan import Augmentation
+from planners.plan import Augmentation, Input
 
 NUM_DRAWN = 6000
 
@@ -232,3 +233,51 @@ def test_cuda_equals_cpu(make_configuration):
     apply(there, label.cuda(), items, [1])
     apply(image, label, items, [1])
     torch.testing.assert_close(there.cpu(), image, atol=1e-4, rtol=1e-4)
+
+
+def cascade(make_configuration, num_labels=3):
+    inputs = (Input(channels=2), Input(kind="previous", name="first", channels=num_labels))
+    return make_configuration((16, 16, 16), num_channels=2, inputs=inputs, previous="first")
+
+
+def test_a_cascade_draws_more_and_nothing_else(make_configuration):
+    plain = make_configuration((16, 16, 16), num_channels=2)
+    for index in range(200):
+        first, second = (
+            draw_parameters(sample_generator(3, 0, 0, 0, index), configuration)
+            for configuration in (plain, cascade(make_configuration))
+        )
+        assert (first.shape_changes, first.lost_components) == ((), ())
+        assert dataclasses.replace(second, shape_changes=(), lost_components=()) == first
+
+
+def test_changes_of_the_previous_segmentation_have_their_probabilities(make_configuration):
+    configuration = cascade(make_configuration)
+    items = [draw_parameters(sample_generator(5, 0, 0, 0, index), configuration) for index in range(NUM_DRAWN)]
+    some = 1 - 0.5**3  # of three labels at least one
+    assert_fraction(sum(bool(item.shape_changes) for item in items), len(items), 0.4 * some)
+    assert_fraction(sum(bool(item.lost_components) for item in items), len(items), 0.2 * some)
+    changes = [change for item in items for change in item.shape_changes]
+    for label in (1, 2, 3):
+        assert_fraction(sum(change.label == label for change in changes), len(changes), 1 / 3)
+        assert_fraction(sum(label in dict(item.lost_components) for item in items), len(items), 0.2 * 0.5)
+    for operation in OPERATIONS:
+        assert_fraction(sum(change.operation == operation for change in changes), len(changes), 1 / 4)
+    assert stats.kstest([change.radius for change in changes], stats.uniform(1, 7).cdf).pvalue > 1e-3
+    pairs = [item.shape_changes for item in items if len(item.shape_changes) == 2]
+    assert_fraction(sum(first.label < second.label for first, second in pairs), len(pairs), 0.5)
+
+
+def test_the_previous_segmentations_of_a_batch_are_changed_by_their_own_parameters():
+    layers = torch.zeros(3, 9, 9, 9, dtype=torch.int16)
+    layers[:, 4, 4, 4] = 1
+    parameters = [
+        SampleParameters(),
+        SampleParameters(shape_changes=(ShapeChange(label=1, operation="dilation", radius=1.0),)),
+        SampleParameters(lost_components=((1, 0.2),)),
+    ]
+    apply_to_previous(layers, parameters, planar=False)
+    assert [int((layer == 1).sum()) for layer in layers] == [1, 7, 0]
+    layers[0, 4, 4, 4] = 1
+    apply_to_previous(layers[:1], parameters[1:2], planar=True)
+    assert int((layers[0] == 1).sum()) == 5

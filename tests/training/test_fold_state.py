@@ -5,7 +5,18 @@ import torch
 
 from autoseg.errors import RunFolderError
 from autoseg.run_folder import FoldFolder
-from autoseg.training.fold_state import Counters, append_progress, identity, load_state, read_progress, save_state
+from autoseg.training.fold_state import (
+    Counters,
+    append_progress,
+    drop_progress,
+    identity,
+    load_counters,
+    load_state,
+    read_progress,
+    save_state,
+    spent_s,
+)
+from autoseg.training.schedule import Bend
 
 
 def make() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -50,6 +61,35 @@ def test_progress_lines_after_a_kill_are_replaced(tmp_path: Path) -> None:
     for epoch in (0, 1, 2, 1):
         append_progress(folder, {"epoch": epoch, "mean_dice": epoch / 10})
     assert [row["epoch"] for row in read_progress(folder)] == [0, 1]
+
+
+def test_counters_are_read_without_tensors(tmp_path: Path) -> None:
+    network, optimizer = make()
+    path = tmp_path / "state.safetensors"
+    bend = Bend(epoch=3, rate=0.1 / 3, end=9, planned=20, annealing=True)
+    counters = Counters(epoch=3, step=1, seconds=4.5, lost_s=2.0, stalled=7, bend=bend)
+    save_state(path, network, optimizer, counters)
+    assert load_counters(path) == counters
+    path.write_bytes(b"damaged")
+    with pytest.raises(RunFolderError, match=r"state\.safetensors cannot be used"):
+        load_counters(path)
+
+
+def test_spent_are_finished_epochs_the_begun_one_and_what_was_lost(tmp_path: Path) -> None:
+    rows = [{"epoch": epoch, "seconds": 10.0} for epoch in range(3)]
+    assert spent_s(rows, Counters(epoch=3, seconds=4.0, lost_s=1.0)) == 35.0
+    assert spent_s(rows, Counters(epoch=1, seconds=4.0)) == 30.0, "the rows tell of more than the state"
+    folder = FoldFolder(tmp_path)
+    for row in rows:
+        append_progress(folder, row)
+    drop_progress(folder, 1)
+    assert [row["epoch"] for row in read_progress(folder)] == [0]
+
+
+def test_identity_forgets_when_training_ends() -> None:
+    base = {"batch_size": 2, "training": {"epochs": 10, "patience": None, "seed": 0}}
+    stalling = {"batch_size": 2, "training": {"epochs": 10, "patience": 30, "seed": 0}}
+    assert identity(base, [])[0] == identity(stalling, [])[0]
 
 
 def test_identity_forgets_the_number_of_epochs_alone() -> None:

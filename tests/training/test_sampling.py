@@ -249,7 +249,7 @@ def test_a_source_keeps_few_files_open(source, monkeypatch):
     assert_equal(small.batch(0, 0), source.batch(0, 0))
     for step in range(5):
         small.batch(0, step)
-    assert small._mapped.cache_info().currsize == 2
+    assert small.arrays.cache_info().currsize == 2
 
 
 @pytest.mark.gpu

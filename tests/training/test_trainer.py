@@ -18,6 +18,7 @@ from autoseg.preprocessing.preprocess import CaseGrid, PreprocessedCase
 from autoseg.preprocessing.store import Store, StoredCase
 from autoseg.run_folder import RunFolder
 from autoseg.training import trainer as training
+from autoseg.training.epoch_line import HEADER, epoch_line
 from autoseg.training.fold_state import read_progress
 from autoseg.training.trainer import FoldJob, FoldTrainer, Interrupted, train_fold
 from planners import PLANNERS
@@ -148,7 +149,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(
 ) -> None:
     job = make_job(tmp_path, cases)
     trainer = FoldTrainer(job)
-    batches = trainer._batches
+    batches = trainer.batches
 
     def poisoned(*arguments: Any) -> Any:
         for index, batch in enumerate(batches(*arguments)):
@@ -156,7 +157,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(
                 batch.image[0, 0, 0, 0, 0] = float("nan")
             yield batch
 
-    monkeypatch.setattr(trainer, "_batches", poisoned)
+    monkeypatch.setattr(trainer, "batches", poisoned)
     trainer.run()
     printed = capsys.readouterr().err
     assert "loss not finite in epoch 1; step 2 skipped (case_" in printed
@@ -179,23 +180,19 @@ def test_a_loss_that_stays_not_finite_ends_with_a_message(
     assert trainer.compute.precision == "fp32"
 
 
-def test_validation_patches_without_foreground_are_stated_as_absent(
-    cases: list[StoredCase], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = FoldTrainer(make_job(tmp_path, cases))
-    line = trainer._line(
-        {
-            "epoch": 0,
-            "learning_rate": 0.01,
-            "train_loss": 0.5,
-            "validation_loss": None,
-            "mean_dice": None,
-            "ema_dice": None,
-            "step_seconds": 0.1,
-            "data_wait_fraction": 0.0,
-            "seconds": 1.0,
-        }
-    )
+def test_validation_patches_without_foreground_are_stated_as_absent() -> None:
+    row = {
+        "epoch": 0,
+        "learning_rate": 0.01,
+        "train_loss": 0.5,
+        "validation_loss": None,
+        "mean_dice": None,
+        "ema_dice": None,
+        "step_seconds": 0.1,
+        "data_wait_fraction": 0.0,
+        "seconds": 1.0,
+    }
+    line = epoch_line(row, 2)
     assert "nan" not in line.lower()
     assert line.count("–") == 3
-    assert len(line.split()) == len(training.HEADER.replace("done at", "end").split())
+    assert len(line.split()) == len(HEADER.replace("done at", "end").split())
