@@ -11,6 +11,7 @@ Importing this package imports neither torch nor SimpleITK; the functions do whe
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
     from pathlib import Path
 
@@ -25,8 +26,8 @@ def run(dataset: "str | PathLike[str] | None" = None, **options: Any) -> "Path":
 
     Args:
         dataset: the dataset folder or table; or None with ``images`` and ``labels``.
-        **options: as on the command line with underscores (``out``, ``budget``, ``epochs``, ``folds`` …); see
-            ``pipeline.RunOptions`` and ``data.dataset.DatasetSource``.
+        **options: as on the command line with underscores (``out``, ``budget="8GB"``, ``epochs``, ``folds``,
+            ``time_budget="6h"``, ``like``, ``init`` …); see ``options.RunOptions`` and ``data.dataset.DatasetSource``.
 
     Returns:
         The run folder.
@@ -48,14 +49,26 @@ def check(dataset: "str | PathLike[str] | None" = None, **options: Any) -> Any:
     return pipeline.check(source)
 
 
-def plan(dataset: "str | PathLike[str] | None" = None, **options: Any) -> "Plan":
-    """Decide topology, patch, batch and the rest for a dataset (or a ``fingerprint`` file) and give the plan."""
+def plan(dataset: "str | PathLike[str] | Sequence[str | PathLike[str]] | None" = None, **options: Any) -> "Plan":
+    """Decide topology, patch, batch and the rest, and give the plan.
+
+    Args:
+        dataset: the dataset folder or table, or a sequence of several that get one common plan; or None with ``images``
+            and ``labels``, or with a ``fingerprint`` file.
+        **options: as on the command line with underscores, such as ``like="runs/other"``.
+
+    Raises:
+        AutosegError, PlanError: the dataset or an option is at fault, or no plan is possible.
+    """
     from autoseg import pipeline
 
     fingerprint = options.pop("fingerprint", None)
     if fingerprint is not None:
         return pipeline.plan_fingerprint(fingerprint, pipeline.options_from("-", options)[1])
-    source, chosen = pipeline.options_from(dataset, options)
+    first, *others = dataset if isinstance(dataset, list | tuple) else [dataset]
+    source, chosen = pipeline.options_from(first, options)
+    if others:
+        return pipeline.plan_together([source, *(pipeline.options_from(item, {})[0] for item in others)], chosen)
     return pipeline.plan(source, chosen)
 
 

@@ -10,6 +10,7 @@ On a CPU the compiled operators of ``autoseg.native`` take part in the race wher
 
 import contextlib
 import ctypes
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -131,6 +132,13 @@ def place(thing: Placed, compute: Compute) -> Placed:
         if isinstance(part, _HasNative):
             part.native = compute.native
     return thing
+
+
+def free_device(compute: Compute) -> None:
+    """Give back the device's memory that nobody uses any more."""
+    gc.collect()
+    if torch.device(compute.device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def count_threads() -> int:

@@ -5,32 +5,33 @@ command goes on where it stopped. torch is imported by the stages that need it.
 """
 
 import dataclasses
-import datetime
 import os
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoseg import planning
 from autoseg.data.check import CheckResult
-from autoseg.data.dataset import Case, Dataset, DatasetSource, open_dataset
+from autoseg.data.check_problem import count
+from autoseg.data.dataset import Dataset, DatasetSource, open_dataset
 from autoseg.data.splits import Splits, all_data_split, make_splits
 from autoseg.errors import DatasetError, OptionError, RunFolderError
 from autoseg.jobs import Job, autoseg_command, run_jobs, visible_gpus
 from autoseg.options import ALL_DATA, RunOptions, options_from
 from autoseg.progress import duration, say
-from autoseg.run_folder import CaseFiles, RunFolder, RunRecord, lock, records_from
+from autoseg.provenance import open_record
+from autoseg.run_folder import RunFolder, RunRecord, lock, records_from
 from planners import describe, records
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
 
+if TYPE_CHECKING:
+    from autoseg.compute import Compute
+
 __all__ = ["check", "demo", "evaluate", "options_from", "plan", "predict", "report", "run", "train"]
 
-DAY_S = 24 * 3600
 DEMO_OPTIONS = {"epochs": 6, "steps_per_epoch": 20, "configurations": "3d_fullres", "folds": "0,1,2"}
 
 
@@ -72,7 +73,7 @@ def run(source: DatasetSource, options: RunOptions) -> RunFolder:
     }
     with lock(work.run.root / ".lock"):
         say(f"{dataset.name}: {len(dataset.cases)} cases → {work.run.root}")
-        _open_record(work)
+        open_record(dataset, options, work.run)
         started = time.monotonic()
         for number, (name, stage) in enumerate(stages.items(), start=1):
             say(f"[{number}/{len(stages)}] {name}")
@@ -89,29 +90,6 @@ def run(source: DatasetSource, options: RunOptions) -> RunFolder:
 # ------------------------------------------------------------------------------------------------------------- stages
 
 
-def _open_record(work: Work) -> None:
-    """Make ``run.json``, or see that it belongs to this dataset."""
-    dataset, run = work.dataset, work.run
-    files = {
-        "name": dataset.name,
-        "dataset": str(dataset.root.resolve()),
-        "cases": tuple(_files(case) for case in dataset.cases),
-        "test_cases": tuple(_files(case) for case in dataset.test_cases),
-        "options": records.to_json({k: str(v) if isinstance(v, Path) else v for k, v in vars(work.options).items()}),
-    }
-    if not run.run_file.exists():
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        record = RunRecord(started=now, versions=_versions(), hardware=_hardware(), **files)
-        run.write(record, run.run_file)
-        return
-    if work.record.dataset != files["dataset"]:
-        raise RunFolderError(
-            f"{run.root} was made from {work.record.dataset}, not from {files['dataset']}. Give another --out"
-        )
-    work.run.change_record(**files)
-    say("  this folder was used before; what is done is kept")
-
-
 def _check_and_measure(work: Work) -> None:
     from autoseg.preprocessing.fingerprinting import check_and_measure
 
@@ -121,14 +99,20 @@ def _check_and_measure(work: Work) -> None:
         work.run.log("stop" if problem.stops else "warning", **dataclasses.asdict(problem))
     say(result.text())
     if result.stops or fingerprint is None:
-        raise DatasetError(f"{sum(p.stops for p in result.problems)} problems in {work.dataset.name}; see above")
+        stopping = count(sum(p.stops for p in result.problems), "problem")
+        raise DatasetError(f"{stopping} in {work.dataset.name}; see above")
     work.run.write(fingerprint, work.run.fingerprint_file)
     work.run.change_record(warnings=tuple(result.warning_lines()))
 
 
 def _plan(work: Work) -> None:
     fingerprint = work.run.read(Fingerprint, work.run.fingerprint_file)
-    plan = planning.decide(work.run, fingerprint, work.options)
+    if work.options.init is None:
+        plan = planning.decide(work.run, fingerprint, work.options)
+    else:
+        from autoseg.training import initial
+
+        plan = initial.decide(work.run, fingerprint, work.options)
     splits = _splits(work)
     names = work.options.configurations or tuple(item.name for item in plan.configurations)
     for name in names:
@@ -140,7 +124,16 @@ def _plan(work: Work) -> None:
     seed = plan.configuration(names[0]).training.seed
     work.run.change_record(configurations=names, folds=folds, seed=seed)
     say(describe.describe(plan))
+    _say_feeding(plan, names)
     say(f"  training {', '.join(names)}; folds {', '.join(map(str, folds))} of {len(splits.folds)} ({splits.source})")
+
+
+def _say_feeding(plan: Plan, names: Sequence[str]) -> None:
+    """Say which configurations are trained, in all folds, because another needs their segmentations."""
+    for name in names:
+        previous = plan.configuration(name).previous
+        if previous is not None:
+            say(f"  {name} sees what {previous} found, so {previous} is trained first, in all folds")
 
 
 def _splits(work: Work) -> Splits:
@@ -163,40 +156,63 @@ def _splits(work: Work) -> Splits:
 
 
 def _preprocess(work: Work) -> None:
-    from autoseg.preprocessing.populate import populate_store
+    from autoseg.preprocessing.populate import populate_store, store_name
 
     plan = work.plan
-    for name in work.record.configurations:
+    names = dict.fromkeys(name for name, _ in _trainings(work))
+    for name in dict.fromkeys(store_name(plan, name) for name in names):
         populate_store(work.dataset, plan, plan.configuration(name), work.run.store(name))
 
 
-def _train(work: Work) -> None:
-    from autoseg import compute
-    from autoseg.training.estimate import say_if_long
-    from autoseg.training.folds import train_and_validate
+def _trainings(work: Work) -> tuple[tuple[str, int | str], ...]:
+    """List what is to be trained, in order: what was asked for, and the stages that feed it."""
+    num_folds = len(work.run.read(Splits, work.run.splits_file).folds)
+    return planning.training_order(work.plan, work.record.configurations, work.record.folds, num_folds)
 
-    record, options = work.record, work.options
-    asked = f"{options.device} {options.precision}"
+
+def _train(work: Work) -> None:
+    from autoseg.training.estimate import say_finish_time
+    from autoseg.training.folds import train_and_validate
+    from autoseg.training.host_memory import warn_if_short
+    from autoseg.training.measure import fit_to_device
+    from autoseg.training.time_budget import fit_to_time
+
+    run, pairs, chosen = work.run, _trainings(work), _choose_compute(work)
+    names = tuple(dict.fromkeys(name for name, _ in pairs))
+    plan = fit_to_device(run, work.plan, names, chosen)
+    fingerprint = run.read(Fingerprint, run.fingerprint_file)
+    warn_if_short(plan, fingerprint, names, on_cpu=chosen.device == "cpu")
+    if work.options.time_budget_s is None:
+        say_finish_time(run, pairs)
+    else:
+        fit_to_time(run, pairs, work.options.time_budget_s)
+    gpus = visible_gpus() if chosen.device == "cuda" else ()
+    for wave in planning.training_waves(plan, pairs):
+        if len(gpus) > 1 and len(wave) > 1:
+            jobs = [
+                Job(name=f"{name} fold {fold}", command=autoseg_command("train", str(run.root), name, str(fold)))
+                for name, fold in wave
+            ]
+            run_jobs(jobs, [gpu.index for gpu in gpus])
+            continue
+        for name, fold in wave:
+            say(f"  {name} fold {fold}")
+            train_and_validate(run, name, fold)
+
+
+def _choose_compute(work: Work) -> "Compute":
+    """Probe how to compute at the first start, and keep to it; say it with its reasons."""
+    from autoseg import compute
+
+    asked = f"{work.options.device} {work.options.precision}"
+    record = work.record
     if record.compute is None or record.made_from.get("compute") != asked:
-        chosen = compute.choose(options.device, options.precision)
-        made_from = {**record.made_from, "compute": asked}
-        work.run.change_record(compute=records.to_json(chosen), made_from=made_from)
+        chosen = compute.choose(work.options.device, work.options.precision)
+        work.run.change_record(compute=records.to_json(chosen), made_from={**record.made_from, "compute": asked})
     chosen = records.from_json(compute.Compute, work.record.compute)
     for reason in chosen.reasons:
         say(f"  {reason}")
-    pairs = [(name, fold) for name in record.configurations for fold in record.folds]
-    say_if_long(work.run, pairs)
-    gpus = visible_gpus() if chosen.device == "cuda" else ()
-    if len(gpus) > 1 and len(pairs) > 1:
-        jobs = [
-            Job(name=f"{name} fold {fold}", command=autoseg_command("train", str(work.run.root), name, str(fold)))
-            for name, fold in pairs
-        ]
-        run_jobs(jobs, [gpu.index for gpu in gpus])
-        return
-    for name, fold in pairs:
-        say(f"  {name} fold {fold}")
-        train_and_validate(work.run, name, fold)
+    return chosen
 
 
 def _choose(work: Work) -> None:
@@ -256,7 +272,8 @@ def check_and_print(source: DatasetSource) -> None:
     result = check(source)
     print(result.text())
     if result.stops:
-        raise DatasetError(f"{sum(p.stops for p in result.problems)} problems stop the run; see the list")
+        stopping = sum(p.stops for p in result.problems)
+        raise DatasetError(f"{count(stopping, 'problem')} stop{'s' * (stopping == 1)} the run; see the list")
 
 
 def plan(source: DatasetSource, options: RunOptions) -> Plan:
@@ -265,14 +282,37 @@ def plan(source: DatasetSource, options: RunOptions) -> Plan:
     Raises:
         DatasetError: the dataset cannot be used; PlanError: no plan is possible.
     """
-    from autoseg.preprocessing.fingerprinting import check_and_measure
-
     if options.out is not None:
         return run(source, dataclasses.replace(options, until="plan")).read(Plan, RunFolder(options.out).plan_file)
+    return planning.make_plan(_measure(source), options)
+
+
+def plan_together(sources: Sequence[DatasetSource], options: RunOptions) -> Plan:
+    """Check and measure several datasets and decide one plan for all; kept where ``options.out`` names a folder.
+
+    Raises:
+        DatasetError: a dataset cannot be used; PlanError: they do not fit together, or no plan is possible.
+    """
+    return planning.plan_together([_measure(source) for source in sources], options)
+
+
+def measure(plan: Plan) -> str:
+    """Run real training steps of every configuration and word their memory: predicted beside measured."""
+    from autoseg import compute
+    from autoseg.training.measure import measure_plan, word_measured
+
+    chosen = compute.choose("auto", "auto")
+    return word_measured(measure_plan(plan, chosen), chosen)
+
+
+def _measure(source: DatasetSource) -> Fingerprint:
+    """Check and measure a dataset without keeping anything."""
+    from autoseg.preprocessing.fingerprinting import check_and_measure
+
     result, fingerprint = check_and_measure(open_dataset(source), None, store_folder=None)
     if result.stops or fingerprint is None:
         raise DatasetError(result.text())
-    return planning.make_plan(fingerprint, options)
+    return fingerprint
 
 
 def plan_fingerprint(file: str | os.PathLike[str], options: RunOptions) -> Plan:
@@ -316,7 +356,7 @@ def evaluate_and_print(predictions: Path, labels: Path, *, as_json: bool) -> Non
     comparison = evaluate(predictions, labels)
     print(records.dumps(comparison) if as_json else comparison.text(), end="" if as_json else "\n")
     if comparison.problems:
-        raise DatasetError(f"{len(comparison.problems)} files could not be compared; see the list")
+        raise DatasetError(f"{count(comparison.num_left_out, 'case')} could not be compared; see the list")
 
 
 def report(run_folder: Path) -> Path:
@@ -340,27 +380,3 @@ def demo(given: Mapping[str, Any]) -> RunFolder:
         make_demo_dataset(folder)
     source, options = options_from(folder, {**DEMO_OPTIONS, **given, "out": out / "run"})
     return run(source, options)
-
-
-# -------------------------------------------------------------------------------------------------------- small things
-
-
-def _files(case: Case) -> CaseFiles:
-    images = tuple(str(path.resolve()) for path in case.images)
-    return CaseFiles(
-        id=case.id, images=images, label=None if case.label is None else str(case.label.resolve()), group=case.group
-    )
-
-
-def _versions() -> dict[str, str]:
-    from autoseg import __version__
-
-    names = ("torch", "numpy", "scipy", "SimpleITK")
-    versions = {name: metadata.version(name) for name in names}
-    return {"autoseg": __version__, "python": platform.python_version(), **versions}
-
-
-def _hardware() -> dict[str, str]:
-    gpus = ", ".join(f"GPU {gpu.index}: {gpu.memory_bytes / 1e9:.0f} GB" for gpu in visible_gpus())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": f"{platform.system()} {platform.machine()}", "cores": str(cores), "gpus": gpus or "none"}

@@ -6,16 +6,21 @@
     ├── plan.json          decisions; the file a user may edit
     ├── splits.json        folds; may be supplied by the user
     ├── check.json         what the check of the dataset found
-    ├── store/CONFIGURATION/        cache of preprocessed cases: deleted and rebuilt at will
+    ├── store/CONFIGURATION/        cache of preprocessed cases: deleted and rebuilt at will; those of configurations
+    │                               that preprocess alike lie with the first, previous segmentations with the one fed
     ├── store/measures/             cache of measured cases
+    ├── init/CONFIGURATION.safetensors  weights that its training starts from
+    ├── time.json          the time given for all trainings, and the speeds it was divided by
     ├── folds/CONFIGURATION/fold_K/
     │   ├── weights_last.safetensors  weights_best.safetensors  state.safetensors
     │   ├── fold.json               what this fold was made from (digests), and whether it is done
+    │   ├── configuration.json      the configuration it is trained with: the plan's, but for later steps down
     │   ├── progress.jsonl          one line per epoch
     │   ├── validation/             out-of-fold predictions
     │   └── scores.json
     ├── choice.json        ensemble and postprocessing, with reasons
     ├── scores.json        out-of-fold scores of what was chosen, with its postprocessing
+    ├── out_of_fold/       where a pair was chosen: its predictions of the labelled cases, before postprocessing
     ├── predictions/       of the dataset's test images
     ├── log.jsonl          every decision, warning and root cause
     └── report.html
@@ -32,10 +37,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from autoseg.errors import RunFolderError
 from planners import records
+from planners.edit import read_plan
+from planners.plan import Plan
 
 Record = TypeVar("Record")
 
@@ -83,6 +90,11 @@ class FoldFolder:
     def record(self) -> Path:
         """What the fold was made from, and how far it is."""
         return self.root / "fold.json"
+
+    @property
+    def configuration(self) -> Path:
+        """The configuration that the fold is trained with."""
+        return self.root / "configuration.json"
 
     @property
     def progress(self) -> Path:
@@ -142,6 +154,16 @@ class RunFolder:
         return self.root / "scores.json"
 
     @property
+    def out_of_fold(self) -> Path:
+        """Folder of the out-of-fold predictions of a chosen pair; those of one configuration lie in its folds."""
+        return self.root / "out_of_fold"
+
+    @property
+    def time_file(self) -> Path:
+        """``time.json``."""
+        return self.root / "time.json"
+
+    @property
     def log_file(self) -> Path:
         """``log.jsonl``."""
         return self.root / "log.jsonl"
@@ -164,6 +186,10 @@ class RunFolder:
     def store(self, configuration: str) -> Path:
         """Folder of the preprocessed cases of one configuration."""
         return self.root / "store" / configuration
+
+    def initial_weights(self, configuration: str) -> Path:
+        """Weights that the training of one configuration starts from, where its plan names any."""
+        return self.root / "init" / f"{configuration}.safetensors"
 
     def fold(self, configuration: str, fold: int | str) -> FoldFolder:
         """Files of one fold; ``fold`` is its number, or ``all-data``."""
@@ -209,7 +235,8 @@ def records_from(record_type: type[Record], path: Path) -> Record:
     except OSError as fault:
         raise RunFolderError(f"{path} cannot be read: {fault.strerror}") from fault
     try:
-        return records.from_json(record_type, value)
+        # A plan may be a person's: its configurations may inherit.
+        return cast(Record, read_plan(value)) if record_type is Plan else records.from_json(record_type, value)
     except records.RecordError as fault:
         raise RunFolderError(f"{path}: {fault}. Correct it, or delete it to have it made again") from fault
 
@@ -242,12 +269,16 @@ def lock(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFiles:
-    """The files of one case on the user's disk; one entry per channel file (or the only file that holds all)."""
+    """The files of one case on the user's disk; one entry per channel file (or the only file that holds all).
+
+    ``annotated_classes`` are the inner indices of the classes the case has been annotated for; None: all.
+    """
 
     id: str
     images: tuple[str, ...]
     label: str | None = None
     group: str | None = None
+    annotated_classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

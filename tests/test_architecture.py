@@ -21,6 +21,7 @@ ROWS = {
     "interop": 8,
     "targets": 7,
     "planning": 7,
+    "provenance": 7,
     "preprocessing": 6,
     "networks": 6,
     "evaluation": 6,
@@ -37,7 +38,7 @@ ROWS = {
 }
 HEAVY = {
     "torch": {"training", "inference", "interop", "targets", "networks", "compute", "pipeline"},
-    "scipy": {"targets", "preprocessing", "networks", "evaluation", "data"},
+    "scipy": {"training", "targets", "preprocessing", "networks", "evaluation", "data"},
     "SimpleITK": {"preprocessing", "data", "inference"},
     "matplotlib": set(),
     "jinja2": {"report"},

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoseg.data.check_problem import count
 from autoseg.errors import DatasetError, ImageError
 from autoseg.evaluation.overlap import (
     Scores,
@@ -28,6 +29,7 @@ TABLE_VALUES = 1024  # value ranges up to this are counted without sorting the v
 DISPLACEMENT_LIMIT = 0.5  # voxels; beyond half a voxel the two maps do not describe the same points
 THREADS = 4  # assumption: reading compressed files is the work, and one pair per thread is in memory
 BACKGROUND = 0
+SHOWN = 5  # cases named in a line; the record has all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +38,32 @@ class FolderComparison:
 
     Attributes:
         scores: of the cases that could be compared.
-        problems: one line per file that could not, each with what to do.
+        problems: what could not, each with what to do; of many cases of one kind only the first are named.
+        without_prediction, without_label: ids of all cases that have only the other.
+        num_unreadable: cases that have both and could not be compared.
     """
 
     scores: Scores
     problems: tuple[str, ...]
+    without_prediction: tuple[str, ...] = ()
+    without_label: tuple[str, ...] = ()
+    num_unreadable: int = 0
+
+    @property
+    def num_left_out(self) -> int:
+        """Cases that were not compared."""
+        return len(self.without_prediction) + len(self.without_label) + self.num_unreadable
 
     def text(self) -> str:
         """Lay out the scores for the terminal, and the problems below them."""
         table = scores_table(self.scores)
         if not self.problems:
             return table
-        listed = "\n".join(f"  {problem}" for problem in self.problems)
-        counts = [_count(len(self.scores.cases), "case"), _count(len(self.problems), "problem")]
-        return f"{table}\n\n{counts[0]} compared; {counts[1]}\n{listed}"
+        compared, left_out = count(len(self.scores.cases), "case"), count(self.num_left_out, "case")
+        lines = [f"{compared} compared, {left_out} not:", *(f"  {problem}" for problem in self.problems)]
+        if max(len(self.without_prediction), len(self.without_label)) > SHOWN:
+            lines.append("  (--json names every case)")
+        return table + "\n\n" + "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -67,17 +81,20 @@ def evaluate_folders(predictions: Path, labels: Path, declared: Labels | None = 
 
     Args:
         predictions, labels: two folders, or two files.
-        declared: the classes; by default those of a ``dataset.json`` in the folder of labels or beside it. Where there
-            is none, every value that occurs is a class, named by its value, and 0 (or the lowest value, where 0 does
-            not occur) is background.
+        declared: the classes; by default those of a ``dataset.json`` in the folder of labels or beside it, whose
+            ``labels_present`` holds too. Where there is none, every value that occurs is a class, named by its value,
+            and 0 (or the lowest value, where 0 does not occur) is background.
 
     Raises:
         DatasetError: a folder is missing, or nothing can be compared; the message lists all problems.
     """
-    pairs, problems = _match(_label_files(predictions), _label_files(labels))
+    predicted, labelled = _label_files(predictions), _label_files(labels)
     declared = declared or declared_labels(labels)
+    annotated = _annotated_classes(labels, declared)
     if predictions.is_file() and labels.is_file():
-        pairs, problems = {labels.name: (predictions, labels)}, []
+        predicted, labelled = {labels.name: [predictions]}, {labels.name: [labels]}
+    without_prediction, without_label = sorted(set(labelled) - set(predicted)), sorted(set(predicted) - set(labelled))
+    pairs, problems = _match(predicted, labelled)
     tables: list[ValueTable] = []
     with ThreadPoolExecutor(THREADS) as threads:
         results = threads.map(lambda case: _compare_or_tell(case, *pairs[case], declared), pairs)
@@ -86,10 +103,18 @@ def evaluate_folders(predictions: Path, labels: Path, declared: Labels | None = 
                 problems.append(result)
             else:
                 tables.append(result)
+    num_unreadable = len(problems)
+    problems += _lonely(without_prediction, without_label)
     if not tables:
         listed = "\n".join(f"  {problem}" for problem in sorted(problems)) or "  both folders are empty"
         raise DatasetError(f"no prediction in {predictions} can be compared with {labels}\n{listed}")
-    return FolderComparison(scores=_score(tables, declared), problems=tuple(sorted(problems)))
+    return FolderComparison(
+        scores=_score(tables, declared, annotated),
+        problems=tuple(sorted(problems)),
+        without_prediction=tuple(without_prediction),
+        without_label=tuple(without_label),
+        num_unreadable=num_unreadable,
+    )
 
 
 def _label_files(folder: Path) -> dict[str, list[Path]]:
@@ -111,26 +136,37 @@ def declared_labels(labels: Path) -> Labels | None:
     Raises:
         DatasetError: it cannot be understood.
     """
-    from autoseg.data.dataset_json import labels_of, read_json
+    from autoseg.data.dataset_json import labels_of
+
+    content, path = _description(labels)
+    return labels_of(content, path)
+
+
+def _annotated_classes(labels: Path, declared: Labels | None) -> Mapping[str, tuple[int, ...]]:
+    """Give the annotated classes of partly annotated cases, as the ``dataset.json`` of a folder of labels says."""
+    from autoseg.data.dataset_json import classes_present, labels_present_of
+
+    content, path = _description(labels)
+    listed = labels_present_of(content, path)
+    return classes_present(listed, declared, listed.keys(), f"{path}: labels_present")
+
+
+def _description(labels: Path) -> tuple[Mapping[str, Any], Path]:
+    """Read the ``dataset.json`` in a folder of labels or beside it; empty where there is none."""
+    from autoseg.data.dataset_json import read_json
 
     folder = labels.parent if labels.is_file() else labels
     for path in (folder / "dataset.json", folder.resolve().parent / "dataset.json"):
         if path.is_file():
             content = read_json(path)
-            return labels_of(content, path) if isinstance(content, Mapping) else None
-    return None
+            return (content if isinstance(content, Mapping) else {}), path
+    return {}, folder
 
 
 def _match(
     predictions: Mapping[str, Sequence[Path]], labels: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     pairs, problems = {}, []
-    without_prediction = sorted(set(labels) - set(predictions))
-    without_label = sorted(set(predictions) - set(labels))
-    if without_prediction:
-        problems.append(f"no prediction for {_listed(without_prediction)}. Predict them, or take their labels away")
-    if without_label:
-        problems.append(f"no label for {_listed(without_label)}. Add them, or take the predictions away")
     for case in sorted(set(predictions) & set(labels)):
         twice = next((found for found in (predictions[case], labels[case]) if len(found) > 1), None)
         if twice is None:
@@ -140,12 +176,18 @@ def _match(
     return pairs, problems
 
 
+def _lonely(without_prediction: Sequence[str], without_label: Sequence[str]) -> list[str]:
+    problems = []
+    if without_prediction:
+        problems.append(f"no prediction for {_listed(without_prediction)}. Predict them, or take their labels away")
+    if without_label:
+        problems.append(f"no label for {_listed(without_label)}. Add them, or take the predictions away")
+    return problems
+
+
 def _listed(cases: Sequence[str]) -> str:
-    return f"{_count(len(cases), 'case')} ({', '.join(cases)})"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
+    return f"{count(len(cases), 'case')} ({', '.join(cases[:SHOWN])}{more})"
 
 
 def _compare_or_tell(case: str, prediction: Path, label: Path, declared: Labels | None) -> ValueTable | str:
@@ -220,7 +262,7 @@ def value_table(case: str, label: np.ndarray, prediction: np.ndarray) -> ValueTa
     return ValueTable(case, tuple(label_values.tolist()), tuple(predicted_values.tolist()), counts)
 
 
-def _score(tables: Sequence[ValueTable], declared: Labels | None) -> Scores:
+def _score(tables: Sequence[ValueTable], declared: Labels | None, annotated: Mapping[str, Sequence[int]]) -> Scores:
     if declared is not None:
         values, structures = declared.values, structures_of(declared)
     else:
@@ -236,5 +278,5 @@ def _score(tables: Sequence[ValueTable], declared: Labels | None) -> Scores:
         histogram[place] = table.counts
         if declared is not None and declared.ignore_index is not None:
             histogram[declared.ignore_index] = 0
-        rows.append(case_score(table.case, histogram, structures))
+        rows.append(case_score(table.case, histogram, structures, annotated.get(table.case)))
     return collect(rows, [item.name for item in structures])

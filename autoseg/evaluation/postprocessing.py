@@ -14,6 +14,7 @@ import numpy as np
 
 from autoseg.evaluation.overlap import (
     CHUNK_VOXELS,
+    AnyPrediction,
     CasePrediction,
     Scores,
     Structure,
@@ -79,6 +80,7 @@ class PieceTable:
         sizes: (P,) its voxels, ignored ones too.
         touching: (E, 2) pairs of pieces that touch (26 neighbours; 8 in 2D); never of one class.
         overlap_piece, overlap_class, overlap_voxels: voxels of a piece that lie on a class of the label.
+        annotated: the classes the case has been annotated for; None: all.
     """
 
     case: str
@@ -89,6 +91,7 @@ class PieceTable:
     overlap_piece: np.ndarray
     overlap_class: np.ndarray
     overlap_voxels: np.ndarray
+    annotated: Sequence[int] | None = None
 
     def keep_largest(self, kept: np.ndarray, classes: Sequence[int]) -> np.ndarray:
         """Give the pieces (P,) bool left of those in ``kept`` after the rule was applied to ``classes``."""
@@ -162,7 +165,9 @@ def apply(segmentation: np.ndarray, rules: Sequence[Postprocessing]) -> np.ndarr
     return segmentation
 
 
-def piece_table(case: str, label: np.ndarray, prediction: np.ndarray, labels: Labels) -> PieceTable:
+def piece_table(
+    case: str, label: np.ndarray, prediction: np.ndarray, labels: Labels, annotated: Sequence[int] | None = None
+) -> PieceTable:
     """Reduce one case to what the rules need; arguments as of ``overlap.score_case``."""
     histogram = joint_histogram(label, prediction, labels.num_classes, labels.ignore_index)
     box = _bounding_box(prediction != 0)
@@ -178,11 +183,12 @@ def piece_table(case: str, label: np.ndarray, prediction: np.ndarray, labels: La
         overlap_piece=overlap_piece,
         overlap_class=overlap_class,
         overlap_voxels=overlap_voxels,
+        annotated=annotated,
     )
 
 
 def choose_postprocessing(
-    cases: Iterable[CasePrediction], labels: Labels
+    cases: Iterable[AnyPrediction], labels: Labels
 ) -> tuple[tuple[Postprocessing, ...], tuple[Trial, ...], Scores]:
     """Find the rules that help, from out-of-fold predictions.
 
@@ -200,7 +206,8 @@ def choose_postprocessing(
     Source: nnU-Net v2.8.1 (``determine_postprocessing``), in its order and with its conditions.
     """
     structures = structures_of(labels)
-    state = _State([piece_table(*case, labels) for case in cases], structures)
+    found = (CasePrediction(*case) for case in cases)
+    state = _State([piece_table(*item[:3], labels, item.annotated) for item in found], structures)
     foreground = tuple(sorted({index for item in structures for index in item.classes}))
     trials = [state.attempt(Postprocessing(name=ALL_FOREGROUND, classes=foreground), watched=None)]
     if len(structures) > 1:
@@ -239,7 +246,7 @@ class _State:
 
     def _score(self, kept: Sequence[np.ndarray]) -> Scores:
         rows = [
-            case_score(table.case, table.histogram_with(mask), self.structures)
+            case_score(table.case, table.histogram_with(mask), self.structures, table.annotated)
             for table, mask in zip(self.tables, kept, strict=True)
         ]
         return collect(rows, [item.name for item in self.structures])

@@ -8,8 +8,9 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autoseg.evaluation.overlap import CasePrediction, Scores, collect, score_text
+from autoseg.evaluation.overlap import AnyPrediction, Scores, collect, score_text
 from autoseg.evaluation.postprocessing import Postprocessing, Trial, choose_postprocessing
+from planners.decision import cases as count_cases
 from planners.labels import Labels
 from planners.plan import Reason
 
@@ -80,7 +81,7 @@ def candidate_name(configurations: Names) -> str:
 
 def choose(
     scores: Mapping[Names, Scores],
-    read: Callable[[Names], Iterable[CasePrediction]],
+    read: Callable[[Names], Iterable[AnyPrediction]],
     labels: Labels,
     folds: Sequence[int | str],
 ) -> tuple[Choice, Scores]:
@@ -203,7 +204,8 @@ def _why_rule(trial: Trial, structures: Sequence[str]) -> Reason:
         numbers = f"mean Dice {score_text(trial.mean_before)} → {score_text(trial.mean_after)}"
         numbers += _falling(trial, structures)
     verdict = "used" if trial.accepted else "not used"
-    because = f"{numbers} when only the largest component is kept ({trial.num_changed} cases change); {verdict}"
+    changed = count_cases(trial.num_changed)
+    because = f"{numbers} when only the largest component is kept (it changes {changed}); {verdict}"
     return Reason(about=about, rule="helps" if trial.accepted else "does-not-help", because=because)
 
 

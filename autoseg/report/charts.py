@@ -30,13 +30,14 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A line chart; without ``y_range`` the data decides."""
+    """A line chart; without ``y_range`` the data decides. ``marks`` are upright lines: x, and what happened there."""
 
     description: str
     x_label: str
     y_label: str
     series: Sequence[Series]
     y_range: tuple[float, float] | None = None
+    marks: Sequence[tuple[float, str]] = ()
 
 
 def line_chart(chart: Chart) -> Markup:
@@ -59,6 +60,11 @@ def line_chart(chart: Chart) -> Markup:
         x = LEFT + (tick - x_low) * x_scale
         parts.append(f'<path class="grid" d="M{x:.1f} {HEIGHT - BOTTOM}v4"/>')
         parts.append(f'<text class="tick middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{_tick_text(tick)}</text>')
+    for x, text in chart.marks:
+        if x_low <= x <= x_high:
+            x = LEFT + (x - x_low) * x_scale
+            upright = f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"
+            parts.append(f'<path class="mark" d="{upright}"><title>{escape(text)}</title></path>')
     for series in chart.series:
         place = [
             None

@@ -33,6 +33,7 @@ class ConfigurationCurves:
         folds: each fold apart.
         classes: (style, name) of the class lines of a fold's Dice chart; empty where there are too many.
         summary: the last epoch in words.
+        annealed: where the final anneals began, in words; empty where there were none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ConfigurationCurves:
     folds: tuple[FoldCurves, ...]
     classes: tuple[tuple[str, str], ...]
     summary: str
+    annealed: str
 
 
 def draw_curves(material: Material) -> tuple[ConfigurationCurves, ...]:
@@ -77,7 +79,30 @@ def _configuration(name: str, folds: Sequence[FoldMaterial], classes: Sequence[s
         for item in folds
     )
     named = tuple((_class_style(index), text) for index, text in enumerate(classes)) if len(classes) > 1 else ()
-    return ConfigurationCurves(name=name, loss=loss, dice=dice, folds=apart, classes=named, summary=_summary(folds))
+    return ConfigurationCurves(
+        name=name,
+        loss=loss,
+        dice=dice,
+        folds=apart,
+        classes=named,
+        summary=_summary(folds),
+        annealed=_annealed(folds),
+    )
+
+
+def first_annealed(rows: Sequence[dict[str, Any]]) -> int | None:
+    """Give the number (from 1) of the first epoch of the final anneal, where validation stalled; else None."""
+    return next((row["epoch"] + 1 for row in rows if row.get("annealing")), None)
+
+
+def _annealed(folds: Sequence[FoldMaterial]) -> str:
+    begun = [(item.fold, first_annealed(item.rows)) for item in folds]
+    return ", ".join(f"epoch {epoch} (fold {fold})" for fold, epoch in begun if epoch is not None)
+
+
+def _marks(folds: Sequence[FoldMaterial]) -> list[tuple[float, str]]:
+    begun = [(item.fold, first_annealed(item.rows)) for item in folds]
+    return [(epoch, f"final anneal of fold {fold}, from here") for fold, epoch in begun if epoch is not None]
 
 
 def _loss_chart(title: str, folds: Sequence[FoldMaterial]) -> Markup:
@@ -87,7 +112,9 @@ def _loss_chart(title: str, folds: Sequence[FoldMaterial]) -> Markup:
             series.append(Series(name=f"{text}, fold {item.fold}", style=style + many, points=_column(item.rows, key)))
     ends = [f"{item.rows[0].get('train_loss'):.2f} to {item.rows[-1].get('train_loss'):.2f}" for item in folds[:1]]
     description = f"Loss of {title} over {max(len(item.rows) for item in folds)} epochs; training from {ends[0]}"
-    return line_chart(Chart(description=description, x_label="epoch", y_label="loss", series=series))
+    return line_chart(
+        Chart(description=description, x_label="epoch", y_label="loss", series=series, marks=_marks(folds))
+    )
 
 
 def _dice_chart(title: str, folds: Sequence[FoldMaterial], classes: Sequence[str]) -> Markup:
@@ -105,7 +132,14 @@ def _dice_chart(title: str, folds: Sequence[FoldMaterial], classes: Sequence[str
     last = _text(folds[0].rows[-1].get("ema_dice"))
     description = f"Validation Dice on patches of {title}; smoothed mean at the end {last}"
     return line_chart(
-        Chart(description=description, x_label="epoch", y_label="Dice of patches", series=series, y_range=DICE_RANGE)
+        Chart(
+            description=description,
+            x_label="epoch",
+            y_label="Dice of patches",
+            series=series,
+            y_range=DICE_RANGE,
+            marks=_marks(folds),
+        )
     )
 
 

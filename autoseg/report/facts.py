@@ -1,4 +1,4 @@
-"""Facts: the plan, the times and the circumstances of a run, as rows of texts that the template lays out."""
+"""Facts: the times and the circumstances of a run, as rows of texts that the template lays out."""
 
 import datetime
 from dataclasses import dataclass
@@ -7,10 +7,7 @@ from typing import Any
 from autoseg.evaluation.overlap import mean_of
 from autoseg.evaluation.selection import candidate_name
 from autoseg.progress import duration
-from autoseg.report.material import Material
-from planners.decision import AXES, byte_size
-from planners.describe import CHANGES, ROWS
-from planners.plan import Plan
+from autoseg.report.material import FoldMaterial, Material
 
 EVENTS = {
     "non-finite-loss": "training steps skipped, because their loss was not finite",
@@ -20,67 +17,8 @@ EVENTS = {
 """Events of ``log.jsonl`` that a reader should know of."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanSection:
-    """One configuration: its head line and rows (title, value, reason, whether it was changed after planning)."""
-
-    name: str
-    memory: str
-    trained: bool
-    rows: tuple[tuple[str, str, str, bool], ...]
-
-
-def plan_sections(material: Material) -> tuple[PlanSection, ...]:
-    """Lay out every configuration of the plan, the trained ones first."""
-    plan = material.plan
-    if plan is None:
-        return ()
-    trained = material.configurations or (material.record.configurations if material.record is not None else ())
-    sections = []
-    for item in sorted(plan.configurations, key=lambda item: item.name not in trained):
-        rows = []
-        for title, field, word in ROWS:
-            because, changed = _reason(plan, f"{item.name}.{field}")
-            rows.append((title, word(item), because, changed))
-        memory = f"{byte_size(item.estimated_bytes)} of {byte_size(plan.budget.device_bytes)}"
-        sections.append(PlanSection(name=item.name, memory=memory, trained=item.name in trained, rows=tuple(rows)))
-    return tuple(sections)
-
-
-def general_rows(plan: Plan | None) -> tuple[tuple[str, str, str], ...]:
-    """Lay out what holds for every configuration: title, value, reason."""
-    if plan is None:
-        return ()
-    labels = plan.labels
-    rows = [
-        ("budget", byte_size(plan.budget.device_bytes), _reason(plan, "budget")[0]),
-        ("configurations", ", ".join(item.name for item in plan.configurations), _reason(plan, "configurations")[0]),
-        ("axis order", ", ".join(AXES[axis] for axis in plan.axis_order), _reason(plan, "axis_order")[0]),
-        ("channels", ", ".join(item.name for item in plan.channels), ""),
-        ("classes", ", ".join(f"{item.name} {item.value}" for item in labels.classes), "name and value in the files"),
-    ]
-    if labels.regions:
-        rows.append(("regions", ", ".join(item.name for item in labels.regions), "unions of classes, predicted as one"))
-    if labels.ignore is not None:
-        rows.append(("ignored", str(labels.ignore), "voxels with this value count nowhere"))
-    return tuple(rows)
-
-
-def _reason(plan: Plan, about: str) -> tuple[str, bool]:
-    """Give the reasons of a value: of its last change, or those it was planned with."""
-    found = [reason for reason in plan.reasons if reason.about == about]
-    changes = [reason for reason in found if reason.rule in CHANGES]
-    return "; ".join(reason.because for reason in changes[-1:] or found), bool(changes)
-
-
-def changes(plan: Plan | None) -> tuple[tuple[str, str, str], ...]:
-    """List what was changed after planning: what, by whom, why."""
-    reasons = plan.reasons if plan is not None else ()
-    return tuple((item.about, item.rule, item.because) for item in reasons if item.rule in CHANGES)
-
-
 def time_rows(material: Material) -> tuple[tuple[str, ...], ...]:
-    """Lay out the training times: configuration, fold, epochs, seconds per step, waiting for data, total."""
+    """Lay out the times: configuration, fold, epochs, seconds per step, waiting for data, training, validation."""
     rows = []
     for item in material.folds:
         if item.rows:
@@ -95,9 +33,76 @@ def time_rows(material: Material) -> tuple[tuple[str, ...], ...]:
                     "–" if step is None else f"{step:.3f} s",
                     "–" if wait is None else f"{wait:.0%}",
                     duration(total),
+                    "–" if _validation_s(item) is None else duration(_validation_s(item) or 0.0),
                 )
             )
     return tuple(rows)
+
+
+def time_budget_text(material: Material) -> str:
+    """Say how much time was asked for and how much was used; empty where no time was asked for."""
+    asked = material.record.options.get("time_budget_s") if material.record is not None else None
+    if not isinstance(asked, int | float) or asked <= 0:
+        return ""
+    used = sum(sum(row.get("seconds") or 0.0 for row in item.rows) + (_validation_s(item) or 0.0)
+               for item in material.folds)  # fmt: skip
+    return f"{duration(asked)} were asked for; training and validation took {duration(used)} ({used / asked:.0%})."
+
+
+def _validation_s(item: FoldMaterial) -> float | None:
+    seconds = item.record.get("validation_s")
+    return float(seconds) if isinstance(seconds, int | float) else None
+
+
+def annotation_rows(material: Material) -> tuple[tuple[str, str, str], ...]:
+    """Say in how many cases each class was annotated, where not all were in all: title, value, what it means."""
+    record, plan = material.record, material.plan
+    if record is None or plan is None:
+        return ()
+    found = [case.annotated_classes for case in record.cases]
+    partly = sum(item is not None for item in found)
+    if not partly:
+        return ()
+    counts = [sum(item is None or index in item for item in found) for index in range(plan.labels.num_classes)]
+    value = ", ".join(f"{name} in {number}" for name, number in list(zip(plan.labels.names, counts, strict=True))[1:])
+    because = (
+        f"{partly} of {_count(len(found), 'case')} partly annotated; what was not counts neither in loss nor score"
+    )
+    return (("annotated", value, because),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What one configuration started from: the source, how much of it fitted, and (part, fate, why) of the rest."""
+
+    configuration: str
+    source: str
+    fitted: str
+    rest: tuple[tuple[str, str, str], ...]
+
+
+def starts(material: Material) -> tuple[Start, ...]:
+    """Tell of the trained weights that trainings started from, as the log has them last."""
+    found: dict[str, Start] = {}
+    for row in material.log:
+        if row.get("event") == "initial weights" and isinstance(row.get("rows"), list):
+            parts = [item for item in row["rows"] if isinstance(item, dict)]
+            fates = [str(item.get("status")) for item in parts]
+            rest = ((str(item.get("name")), str(item.get("status")), str(item.get("because"))) for item in parts)
+            name = str(row.get("configuration"))
+            found[name] = Start(
+                configuration=name,
+                source=str(row.get("source")),
+                fitted=", ".join(f"{fates.count(fate)} {fate}" for fate in ("matched", "adapted", "new")),
+                rest=tuple(item for item in rest if item[1] != "matched"),
+            )
+    return tuple(found.values())
+
+
+def step_down_rows(material: Material) -> tuple[tuple[str, str], ...]:
+    """List the folds that went on with a smaller step after the memory ran out: which, and what was changed."""
+    found = ((f"{item.configuration}, fold {item.fold}", item.record.get("step_down")) for item in material.folds)
+    return tuple((name, str(text)) for name, text in found if text)
 
 
 def stage_rows(material: Material) -> tuple[tuple[str, str], ...]:

@@ -16,13 +16,14 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, kw_only=True)
 class FoldMaterial:
-    """One trained fold of one configuration: its files, its rows per epoch, its scores."""
+    """One trained fold of one configuration: its files, its rows per epoch, its scores, its ``fold.json``."""
 
     configuration: str
     fold: str
     folder: FoldFolder
     rows: tuple[dict[str, Any], ...]
     scores: Scores | None
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,11 @@ class Material:
     def configurations(self) -> tuple[str, ...]:
         """Names of the configurations with a trained fold, in order."""
         return tuple(dict.fromkeys(item.configuration for item in self.folds))
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """Names of the configurations that are trained, or are to be."""
+        return self.configurations or (self.record.configurations if self.record is not None else ())
 
     @property
     def fold_of_case(self) -> dict[str, str]:
@@ -94,6 +100,15 @@ def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of one JSON object; empty where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(errors="replace"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _read(run: RunFolder, kind: type[Record], path: Path, made: str, missing: list[str]) -> Record | None:
     if not path.exists():
         missing.append(f"{path.relative_to(run.root)} is not there; it is {made}.")
@@ -118,7 +133,15 @@ def _folds(run: RunFolder, plan: Plan | None, missing: list[str]) -> tuple[FoldM
         scores = None
         if fold != "all-data":
             scores = _read(run, Scores, folder.scores, "written when the fold is trained", missing)
-        folds.append(FoldMaterial(configuration=path.parent.name, fold=fold, folder=folder, rows=rows, scores=scores))
+        made = FoldMaterial(
+            configuration=path.parent.name,
+            fold=fold,
+            folder=folder,
+            rows=rows,
+            scores=scores,
+            record=read_object(folder.record),
+        )
+        folds.append(made)
     if not folds:
         missing.append("folds/ holds no trained fold; it is filled by the training stage.")
     return tuple(folds)

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from autoseg.evaluation.selection import candidate_name
-from autoseg.report import facts, score_tables
+from autoseg.report import facts, plan_rows, score_tables
 from autoseg.report.curves import draw_curves
 from autoseg.report.material import Material, gather
 from autoseg.report.pictures import draw_pictures
@@ -53,10 +53,13 @@ def render(material: Material) -> str:
         trials=score_tables.trial_rows(material),
         curves=draw_curves(material),
         plan=plan,
-        general=facts.general_rows(plan),
-        plan_sections=facts.plan_sections(material),
-        changes=facts.changes(plan),
+        general=(*plan_rows.general_rows(plan), *facts.annotation_rows(material)),
+        plan_sections=plan_rows.plan_sections(plan, material.planned),
+        changes=plan_rows.changes(plan),
         times=facts.time_rows(material),
+        time_budget=facts.time_budget_text(material),
+        starts=facts.starts(material),
+        step_downs=facts.step_down_rows(material),
         stages=facts.stage_rows(material),
         facts=facts.fact_rows(material),
         events=facts.event_rows(material),

@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.errors import AutosegError
 from autoseg.evaluation.overlap import ABSENT, CaseScore
 from autoseg.evaluation.postprocessing import apply
+from autoseg.evaluation.selection import candidate_name
 from autoseg.report.material import Material
 from autoseg.report.outlines import area, outline
 from autoseg.report.slices import Slice, crop, encode_image, thin, upright
@@ -87,24 +88,31 @@ def choose_cases(rows: Sequence[CaseScore]) -> list[tuple[str, CaseScore]]:
     return [(rank, ranked[index]) for index, rank in chosen.items()]
 
 
-def find_prediction(material: Material, case: str) -> tuple[str, Path] | None:
-    """Find the out-of-fold prediction of a case: of the best configuration among the chosen ones, else of any.
+def find_prediction(material: Material, case: str) -> tuple[tuple[str, ...], Path] | None:
+    """Find the out-of-fold prediction of a case: of what was chosen, else of one configuration, the best first.
 
     Returns:
-        The configuration and the file, or None.
+        The configurations that made it and the file, or None.
     """
-    from autoseg.data.io import READERS, image_ending, image_stem
-
     choice = material.choice
+    if choice is not None and len(choice.configurations) > 1:
+        for path in _images_named(case, material.run.out_of_fold):
+            return choice.configurations, path
     means = {item.name: item.mean_dice or 0.0 for item in choice.candidates} if choice is not None else {}
     chosen = sorted(choice.configurations if choice is not None else (), key=lambda name: -means.get(name, 0.0))
     for name in (*chosen, *material.configurations):
         for fold in material.folds:
             if fold.configuration == name:
-                for path in sorted(fold.folder.validation.glob("*")):
-                    if image_stem(path) == case and image_ending(path) in READERS:
-                        return name, path
+                for path in _images_named(case, fold.folder.validation):
+                    return (name,), path
     return None
+
+
+def _images_named(case: str, folder: Path) -> list[Path]:
+    from autoseg.data.io import READERS, image_ending, image_stem
+
+    found = [path for path in folder.glob("*") if image_stem(path) == case and image_ending(path) in READERS]
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class _Case:
     label: np.ndarray
     prediction: np.ndarray
     ignored: np.ndarray
-    configuration: str
+    configurations: tuple[str, ...]
 
 
 def _open(material: Material, case: str, files: "CaseFiles | None") -> _Case:
@@ -142,8 +150,8 @@ def _draw(material: Material, rank: str, row: CaseScore, files: "CaseFiles | Non
     case = _open(material, row.case, files)
     cut, notes = _cut(case, material.plan.axis_order[0] if material.plan is not None else 0, rank)
     choice = material.choice
-    if choice is not None and choice.configurations != (case.configuration,):
-        notes.append(f"drawn is the prediction of {case.configuration} alone")
+    if choice is not None and choice.configurations != case.configurations:
+        notes.append(f"drawn is the prediction of {candidate_name(case.configurations)} alone")
     whole = cut.label_YX.shape
     cut = crop(cut)
     if cut.label_YX.shape != whole:

@@ -58,6 +58,19 @@ def test_names_come_from_the_dataset_beside_the_labels(folders: tuple[Path, Path
     assert evaluate_folders(predictions, labels).scores.structures == ("rim", "top")
 
 
+def test_classes_that_a_case_has_not_been_annotated_for_do_not_count(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    for case in ("a", "b"):
+        write(labels / f"{case}.nii.gz", draw(0, (0, 7)) if case == "b" else draw(0))
+        write(predictions / f"{case}.nii.gz", draw(1))
+    content = {"labels": {"background": 0, "rim": 7, "top": 9}, "labels_present": {"b": ["rim"]}}
+    (labels.parent / "dataset.json").write_text(json.dumps(content))
+    scores = evaluate_folders(predictions, labels).scores
+    assert [row.dice[1] for row in scores.cases][1] is None
+    assert scores.dice[1] == scores.cases[0].dice[1]
+    assert scores.num_absent == (0, 1)
+
+
 def test_without_names_every_value_is_a_class(folders: tuple[Path, Path]) -> None:
     predictions, labels = folders
     write(labels / "a.nii.gz", draw(0, (0, 7)))
@@ -105,7 +118,25 @@ def test_every_misfit_is_listed_and_the_rest_scored(folders: tuple[Path, Path]) 
     ):
         assert part in text
     assert len(comparison.problems) == 8
-    assert "1 case compared; 8 problems" in comparison.text()
+    assert comparison.without_prediction == ("missing",)
+    assert comparison.without_label == ("extra",)
+    assert comparison.num_left_out == 8
+    assert "1 case compared, 8 cases not:" in comparison.text()
+    assert "--json" not in comparison.text()
+
+
+def test_of_many_missing_cases_a_few_are_named_and_the_record_has_all(folders: tuple[Path, Path]) -> None:
+    names = [f"case_{index:03d}" for index in range(12)]
+    label = draw(0)
+    for name in names:
+        write(folders[1] / f"{name}.nii.gz", label)
+    write(folders[0] / "case_004.nii.gz", label)
+    comparison = evaluate_folders(*folders, LABELS)
+    (problem,) = comparison.problems
+    assert "11 cases (case_000, case_001, case_002, case_003, case_005 and 6 more)" in problem
+    assert comparison.without_prediction == tuple(name for name in names if name != "case_004")
+    assert comparison.num_left_out == 11
+    assert comparison.text().endswith("(--json names every case)")
 
 
 def test_nothing_to_compare_is_an_error(folders: tuple[Path, Path]) -> None:

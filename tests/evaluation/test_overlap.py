@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from autoseg.evaluation import overlap
 from autoseg.evaluation.overlap import (
+    CasePrediction,
     Scores,
     collect,
     joint_histogram,
@@ -133,3 +134,40 @@ def test_table_has_a_row_per_structure_and_the_worst_cases() -> None:
 def test_table_of_no_case_is_a_table() -> None:
     text = scores_table(collect([], ["tip"]))
     assert text.splitlines()[1].split() == ["tip", "absent", "absent", "absent", "absent", "0", "0"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_what_was_not_annotated_is_absent(seed: int) -> None:
+    label, prediction = random_case(seed)
+    label[label == 1] = 0
+    every, some = score_case("a", label, prediction, LABELS), score_case("a", label, prediction, LABELS, (0, 2))
+    assert (some.dice[0], some.iou[0]) == (None, None)
+    assert some.dice[1] == some.mean_dice == every.dice[1]
+    for name in ("tp", "fp", "fn", "tn", "num_predicted", "num_labelled"):
+        assert getattr(some, name) == (0, getattr(every, name)[1])
+    assert score_case("a", label, prediction, LABELS, (0, 1, 2)) == every
+
+
+def test_regions_count_where_all_their_classes_were_annotated() -> None:
+    label, prediction = random_case(2)
+    label[label == 1] = 0
+    row = score_case("a", label, prediction, REGIONS, (0, 2))
+    assert row.dice[0] is None
+    assert row.dice[1] == score_case("a", label, prediction, REGIONS).dice[1]
+
+
+def test_absent_where_not_annotated_in_the_mean() -> None:
+    cases = [CasePrediction(str(i), *random_case(i), None if i else (0, 2)) for i in range(3)]
+    scores = score_cases(cases, LABELS)
+    assert scores.num_absent == (1, 0)
+    assert scores.dice[0] == pytest.approx(np.mean([scores.cases[i].dice[0] for i in (1, 2)]))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_nothing_under_the_ignore_label_counts(seed: int) -> None:
+    for labels in (IGNORING, REGIONS):
+        label, prediction = random_case(seed, top=4)
+        other = np.where(label == 3, random_case(seed + 1)[1], prediction)
+        assert score_case("a", label, other, labels) == score_case("a", label, prediction, labels)

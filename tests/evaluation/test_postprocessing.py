@@ -147,3 +147,18 @@ def test_rules_apply_in_order_and_unknown_ones_are_named() -> None:
     assert apply(segmentation, []) is segmentation
     with pytest.raises(OptionError, match="did you mean 'largest-component'"):
         apply(segmentation, [Postprocessing(rule="largest-compnent", name="x", classes=(1,))])
+
+
+def test_a_rule_is_not_judged_by_what_was_not_annotated() -> None:
+    """Class 2 was not annotated here: that a rule removes a piece of it says nothing."""
+    label, guess = np.zeros((2, 1, 12, 12), dtype=np.int16)
+    label[0, 2:6, 2:6] = guess[0, 2:6, 2:6] = 1
+    guess[0, 0, 0] = guess[0, 8:10, 8:10] = 2
+    labels = LABELS["three classes"]
+    known = [CasePrediction("a", label, guess, None)]
+    partly = [CasePrediction("a", label, guess, (0, 1, 3))]
+    assert choose_postprocessing(known, labels)[1][0].dice_before == (1.0, 0.0, None)
+    rules, trials, scores = choose_postprocessing(partly, labels)
+    assert trials[0].dice_before == (1.0, None, None)
+    assert rules == ()
+    assert scores == score_cases(partly, labels)

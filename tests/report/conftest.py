@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ class FakeRun:
     labels: Labels = LABELS
     warnings: tuple[str, ...] = ("case_003: image is constant in 2 of 14 slices; look at it.",)
     name: str = "Hippocampus <demo>"
+    options: dict[str, Any] = field(default_factory=dict)
+    annotated: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    annealed_from: int | None = None
+    fold_record: dict[str, Any] = field(default_factory=dict)
+    keep_pair: bool = True
     reads: list[Names] = field(default_factory=list)
 
     def case_ids(self) -> list[str]:
@@ -51,7 +57,11 @@ class FakeRun:
                 write_map(data / "imagesTr" / f"{case}_0000.nii.gz", image),
                 write_map(data / "labelsTr" / f"{case}.nii.gz", label),
             ]
-            files.append(CaseFiles(id=case, images=(str(paths[0]),), label=str(paths[1])))
+            files.append(
+                CaseFiles(
+                    id=case, images=(str(paths[0]),), label=str(paths[1]), annotated_classes=self.annotated.get(case)
+                )
+            )
         run.write(self.record(data, tuple(files)), run.run_file)
         for name in self.configurations:
             for fold in range(self.num_folds):
@@ -59,6 +69,9 @@ class FakeRun:
         scores = {names: score_cases(self.read(names), self.labels) for names in candidates_of(self.configurations)}
         choice, after = choose(scores, self.read, self.labels, range(self.num_folds))
         run.write(choice, run.choice_file)
+        if self.keep_pair and len(choice.configurations) > 1:
+            for case, _, segmentation, _ in self.read(choice.configurations):
+                write_map(run.out_of_fold / f"{case}.nii.gz", segmentation)
         run.write(after, run.scores_file)
         for stage, seconds in (("check", 3.2), ("preprocess", 41.0), ("train", 5210.0), ("choose", 17.5)):
             run.log("stage", name=stage, seconds=seconds)
@@ -85,7 +98,7 @@ class FakeRun:
             cases=cases,
             configurations=self.configurations,
             folds=tuple(range(self.num_folds)),
-            options={"epochs": self.num_epochs, "device": "auto", "plan": None},
+            options={"epochs": self.num_epochs, "device": "auto", "plan": None, **self.options},
             compute={
                 "device": "cpu",
                 "precision": "bf16",
@@ -126,7 +139,7 @@ class FakeRun:
 
     def read(self, names: Names) -> Iterator[CasePrediction]:
         for index, case in enumerate(self.case_ids()):
-            yield case, self.draw(index)[1], self.segment(index, names)
+            yield CasePrediction(case, self.draw(index)[1], self.segment(index, names), self.annotated.get(case))
 
     def train(self, run: RunFolder, name: str, fold: int) -> None:
         folder = run.fold(name, fold)
@@ -146,9 +159,14 @@ class FakeRun:
                     "ema_dice": ema, "seconds": 26.0 + fold, "step_seconds": 0.104, "data_wait_fraction": 0.02,
                 }
             )  # fmt: skip
+            if self.annealed_from is not None:
+                rows[-1]["annealing"] = epoch >= self.annealed_from
         folder.root.mkdir(parents=True)
+        folder.record.write_text(json.dumps(self.fold_record))
         folder.progress.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        cases = [(case, label, guess) for i, (case, label, guess) in enumerate(self.read((name,))) if i in validation]
+        cases = [
+            (case, label, guess) for i, (case, label, guess, _) in enumerate(self.read((name,))) if i in validation
+        ]
         run.write(score_cases(cases, self.labels), folder.scores)
         for case, _, guess in cases:
             write_map(folder.validation / f"{case}.nii.gz", guess)

@@ -85,6 +85,32 @@ def test_page_of_a_finished_run_has_everything(make_run: Callable[..., RunFolder
         assert not re.search(rf"\b{word}\b", page.text), word
 
 
+def test_page_tells_of_what_only_some_runs_have(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(
+        num_cases=4,
+        num_epochs=20,
+        annealed_from=14,
+        annotated={"case_001": (0, 1)},
+        options={"time_budget_s": 600.0},
+        fold_record={"step_down": "batch size 4 → 2", "validation_s": 5.0},
+    )
+    parts = [{"name": f"encoder.{stage}.0", "status": "matched", "because": ""} for stage in range(3)]
+    parts.append({"name": "heads.0", "status": "adapted", "because": "posterior is new"})
+    run.log("initial weights", configuration="3d_fullres", source="runs/brain fold 0", rows=parts)
+    page = page_of(run)
+    for part in (
+        "the final anneal began at epoch 15 (fold 0), epoch 15 (fold 1)",
+        "final anneal begins",
+        "3d_fullres started from the trained weights of runs/brain fold 0 : of its parts 3 matched, 1 adapted, 0 new.",
+        "heads.0 adapted posterior is new",
+        "anterior in 4, posterior in 3 1 of 4 cases partly annotated",
+        "3d_fullres, fold 1 the memory ran out, and the training went on with less: batch size 4 → 2",
+        "10 min 0 s were asked for; training and validation took",
+    ):
+        assert part in page.text, part
+    assert len([value for _, name, value in page.attributes if name == "class" and value == "mark"]) == 2 * (2 * 2 + 4)
+
+
 def test_page_is_self_contained_and_accessible(make_run: Callable[..., RunFolder]) -> None:
     page = page_of(make_run(num_cases=5))
     assert not [item for item in page.attributes if item[0] in ("script", "iframe", "object")]

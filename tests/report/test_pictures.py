@@ -58,7 +58,7 @@ def test_bad_cases_show_their_error_and_good_ones_their_foreground() -> None:
 
 
 def test_pictures_are_drawn_from_the_files_of_the_run(make_run: Callable[..., RunFolder]) -> None:
-    material = gather(make_run(num_cases=9))
+    material = gather(make_run(num_cases=9, keep_pair=False))
     pictures = draw_pictures(material)
     assert [item.rank for item in pictures][:3] == ["best", "median", "worst"]
     assert len(pictures) == 6
@@ -72,6 +72,21 @@ def test_pictures_are_drawn_from_the_files_of_the_run(make_run: Callable[..., Ru
         assert picture.label.startswith("M")
     assert "drawn is the prediction of 3d_fullres alone" in pictures[0].caption
     assert "along z" in pictures[0].caption
+
+
+def test_of_a_chosen_pair_its_own_prediction_is_drawn(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(num_cases=9)
+    material = gather(run)
+    pair = ("2d", "3d_fullres")
+    assert material.choice is not None
+    assert material.choice.configurations == pair
+    assert find_prediction(material, "case_003") == (pair, run.out_of_fold / "case_003.nii.gz")
+    pictures = draw_pictures(material)
+    assert all("alone" not in item.caption for item in pictures)
+    (run.out_of_fold / f"{pictures[2].case}.nii.gz").unlink()
+    alone = draw_pictures(material)[2]
+    assert "drawn is the prediction of 3d_fullres alone" in alone.caption
+    assert alone.prediction != pictures[2].prediction
 
 
 def test_the_speck_that_postprocessing_removes_is_not_drawn(make_run: Callable[..., RunFolder]) -> None:
@@ -90,7 +105,7 @@ def test_what_cannot_be_drawn_says_why(make_run: Callable[..., RunFolder]) -> No
     assert material.record is not None
     Path(material.record.cases[0].images[0]).write_bytes(b"broken")
     Path(str(material.record.cases[1].label)).unlink()
-    for path in (run.root / "folds").rglob("case_002.nii.gz"):
+    for path in run.root.rglob("case_002.nii.gz"):
         path.unlink()
     problems = {item.case: item.problem for item in draw_pictures(material)}
     assert "case_000_0000.nii.gz" in problems["case_000"]
