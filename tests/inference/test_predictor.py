@@ -15,67 +15,13 @@ from autoseg.data.cases import Case
 from autoseg.data.io import image_from_array
 from autoseg.errors import AutosegError, ImageError, ModelError, OptionError
 from autoseg.evaluation.postprocessing import Postprocessing
-from autoseg.evaluation.selection import Choice
 from autoseg.inference import folder as folder_module
 from autoseg.inference.predictor import Predictor, predict, predict_cases, predict_folder
-from autoseg.networks import build_network, save_weights
-from autoseg.run_folder import RunFolder, RunRecord
+from autoseg.run_folder import RunRecord
 from planners import records
-from planners.fingerprint import Channel
-from planners.labels import LabelClass, Labels
-from planners.plan import MemoryBudget, Plan
+from planners.plan import Plan
 
 CPU = Compute(device="cpu", precision="fp32", channels_last=False, threads=1, reasons=())
-LABELS = Labels(classes=tuple(LabelClass(name=name, value=v) for name, v in (("air", 0), ("rim", 127), ("core", 255))))
-
-
-@pytest.fixture
-def make_run(make_configuration, tmp_path):
-    """Give a function that makes a run folder with untrained networks."""
-
-    def make(*patches, num_channels=1, folds=(0, 1), choice=None, axis_order=(0, 1, 2), name="run", seed=0):
-        configurations = tuple(
-            make_configuration(
-                patch, num_channels=num_channels, name=f"{len(patch)}d{index}" if index else f"{len(patch)}d"
-            )
-            for index, patch in enumerate(patches)
-        )
-        plan = Plan(
-            dataset="test",
-            planner="default",
-            budget=MemoryBudget(),
-            axis_order=axis_order,
-            channels=tuple(Channel(name=f"c{index}") for index in range(num_channels)),
-            labels=LABELS,
-            configurations=configurations,
-        )
-        run = RunFolder(tmp_path / name)
-        run.write(plan, run.plan_file)
-        for configuration in configurations:
-            for index, fold in enumerate(folds):
-                network = build_network(configuration.architecture, num_channels, 3, seed=seed + index)
-                save_weights(run.fold(configuration.name, fold).weights_last, network, {"step": "0"})
-        if choice is not None:
-            run.write(make_choice(**choice), run.choice_file)
-        return run
-
-    return make
-
-
-def make_choice(configurations=("3d",), folds=(0, 1), postprocessing=()):
-    return Choice(
-        configurations=configurations,
-        folds=folds,
-        postprocessing=postprocessing,
-        structures=("rim", "core"),
-        num_cases=4,
-        mean_dice=0.5,
-        mean_iou=0.4,
-        dice=(0.5, 0.5),
-        candidates=(),
-        trials=(),
-        reasons=(),
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +107,7 @@ def test_channels_must_be_those_of_the_model(make_run):
         predictor.predict(image_from_array(random_array(5, 5, 5), (1, 1, 1)))
 
 
-def test_folds_are_averaged_and_configurations_ensembled(make_run):
+def test_folds_are_averaged_and_configurations_ensembled(make_run, make_choice):
     run = make_run((8, 8, 8), (8, 8), choice={"configurations": ("3d", "2d1")})
     both = Predictor(run.root)
     assert [(step.configuration.name, len(step.networks)) for step in both.chain.steps] == [("3d", 2), ("2d1", 2)]
@@ -181,7 +127,7 @@ def test_postprocessing_of_the_choice_is_applied(make_run):
     array = random_array(12, 14, 16)
     before = predict(make_run((8, 8, 8), choice={}).root, array, (1, 1, 1))
     value = int(np.unique(before)[-1])
-    rule = Postprocessing(name="one class", classes=(LABELS.values.index(value),))
+    rule = Postprocessing(name="one class", classes=((0, 127, 255).index(value),))
     cleaned = make_run((8, 8, 8), choice={"postprocessing": (rule,)}, name="cleaned")
     after = predict(cleaned.root, array, (1, 1, 1))
     assert (before == value).sum() > (after == value).sum() > 0
