@@ -1,6 +1,7 @@
 """From fingerprint to the run's plan: make it, carry it, keep it, or take the user's, and say which and why."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from planners.edit import predict_bytes_anew, set_training, set_value
 from planners.fingerprint import Fingerprint
 from planners.host_memory import promise_host_memory
 from planners.plan import MemoryBudget, Plan, Reason
-from planners.transfer import adapt_labels, carry, fine_tune
+from planners.transfer import adapt_labels, carry, fine_tune, is_flat, own_axis_order, renew_warm_up
 
 WRITTEN = "plan.json as written"
 BY_HAND = Reason(about="plan.json", rule="user", because="edited by hand after it was written")
@@ -73,7 +74,7 @@ def make_plan(fingerprint: Fingerprint, options: RunOptions, model: Model | None
         plan = find(PLANNERS, "planner", options.planner)(fingerprint, memory_budget(options))
     if model is not None:
         plan = fine_tune(plan, model.name, options.epochs)
-    plan = apply_changes(plan, options)
+    plan = renew_warm_up(apply_changes(plan, options))
     _check_names(plan)
     return promise_host_memory(plan, fingerprint)
 
@@ -133,7 +134,7 @@ def decide(run: RunFolder, fingerprint: Fingerprint, options: RunOptions, model:
     existing = run.read(Plan, run.plan_file) if run.plan_file.exists() else None
     if existing is None:
         plan = make_plan(fingerprint, options, model)
-    elif BY_HAND in existing.reasons or records.digest(existing) not in record.made_from.get(WRITTEN, ""):
+    elif BY_HAND in existing.reasons or not _is_ours(run, existing, record):
         plan = _keep_edited(existing, fingerprint, options, same=record.made_from.get("plan.json") == source)
     elif record.made_from.get("plan.json") == source:
         plan = apply_changes(existing, dataclasses.replace(options, settings=()))
@@ -146,6 +147,13 @@ def decide(run: RunFolder, fingerprint: Fingerprint, options: RunOptions, model:
     for reason in plan.reasons:
         run.log("decision", about=reason.about, rule=reason.rule, because=reason.because)
     return plan
+
+
+def _is_ours(run: RunFolder, existing: Plan, record: RunRecord) -> bool:
+    """Tell whether ``plan.json`` is as the program wrote it: this version, or one whose plans had fewer fields."""
+    written = record.made_from.get(WRITTEN, "")
+    as_it_stands = json.loads(run.plan_file.read_text(encoding="utf-8"))
+    return records.digest(existing) in written or records.digest(as_it_stands) in written
 
 
 def write_by_program(run: RunFolder, plan: Plan, *reasons: Reason) -> Plan:
@@ -276,6 +284,11 @@ def _fitting(plan: Plan, fingerprint: Fingerprint, path: Path) -> Plan:
         raise OptionError(
             f"{path} is a plan for {len(plan.channels)} channels, the dataset has {len(fingerprint.channels)}. "
             "Plan anew, carry it over (--like instead of --plan), or use a dataset with the same channels"
+        )
+    if is_flat(fingerprint) and plan.axis_order != own_axis_order(fingerprint):
+        raise OptionError(
+            f"{path} has the axis order {', '.join(map(str, plan.axis_order))}, which would cut the single slices "
+            f"of {fingerprint.dataset} into lines. Carry it over (--like instead of --plan), or plan anew"
         )
     given = Reason(about="plan.json", rule="given", because=f"taken from {path.name}, made for {plan.dataset}")
     fitted = adapt_labels(plan, fingerprint)

@@ -133,7 +133,14 @@ def mirror(carried: Carried, plan: Plan, fingerprint: Fingerprint) -> Carried:
     training = replace(item.training, **values)
     if training == item.training:
         return carried
-    return carried.change("training.mirror_axes", because, training=training)
+    carried = carried.change("training.mirror_axes", because, training=training)
+    for field in ("mirror_swaps", "mirror_swap_axis"):
+        told = any(reason.about == f"{item.name}.training.{field}" for reason in plan.reasons)
+        if training.mirror_swaps and field in decided:
+            carried = carried.change(f"training.{field}", decided[field].because, training=training)
+        elif told:
+            carried = carried.change(f"training.{field}", f"no classes change places in {fingerprint.dataset}")
+    return carried
 
 
 def _remark_on_spacing(carried: Carried, plan: Plan, fingerprint: Fingerprint) -> Carried:

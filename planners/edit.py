@@ -113,12 +113,16 @@ def set_training(
         PlanError: a number is out of range.
     """
     changes = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "seed": seed, "patience": patience}
+    former = {item.name: item.training.steps_per_epoch for item in plan.configurations}
     for field, value in changes.items():
         if value is not None:
             plan = set_value(plan, f"*.training.{field}", str(value))
     if steps_per_epoch is None:
         return plan
+    asked = {reason.about for reason in plan.reasons if reason.rule == "user"}
     for item in plan.configurations:
+        if former[item.name] == steps_per_epoch or f"{item.name}.training.validation_steps" in asked:
+            continue  # the user has chosen them, or they follow already
         follows = recipe.validation_steps(steps_per_epoch)
         training = dataclasses.replace(item.training, validation_steps=follows.value)
         changed = dataclasses.replace(item, training=training)
@@ -197,7 +201,20 @@ def _bring_along(changed: dict[str, Any], old: Configuration, steps: Sequence[st
         changed["inputs"] = inheritance.follow_previous(changed["inputs"], changed["previous"], to_json(plan))
         because = "the previous configuration was changed"
         return [Reason(about=f"{old.name}.inputs", rule="image-and-previous", because=because)]
+    if steps[0] == "training" and old.training.mirror_swaps:
+        return _end_swaps(changed["training"], old.name, steps[-1])
     return []
+
+
+def _end_swaps(training: dict[str, Any], name: str, field: str) -> list[Reason]:
+    """Let no classes change places where the user takes away their axis, or the pairs: neither is without the other."""
+    axes, swaps, axis = (training.get(key) for key in ("mirror_axes", "mirror_swaps", "mirror_swap_axis"))
+    if not isinstance(axes, list) or (swaps and axis in axes):
+        return []
+    training |= {"mirror_swaps": [], "mirror_swap_axis": None}
+    others = [other for other in ("mirror_swaps", "mirror_swap_axis") if other != field]
+    because = f"{field} is set by the user: no classes change places"
+    return [Reason(about=f"{name}.training.{other}", rule="follows", because=because) for other in others]
 
 
 def _mark_overruled(reasons: Sequence[Reason], name: str, field: str, former: str) -> tuple[Reason, ...]:

@@ -38,9 +38,10 @@ SIDE_LETTERS = ("l", "r")
 
 UNLIKE_WORDS = frozenset(
     {"heart", "cardiac", "ventricle", "ventricular", "atrium", "atrial", "auricle", "appendage", "cavity"}
+    | {"coronary", "artery", "arteries", "hepatic", "liver", "lobe", "bronchus", "main"}
     | {"blood", "pool", "chamber", "wall", "myocardium", "myocardial", "endocardium", "epicardium"}
 )
-"""A pair named by these words alone is the heart's two halves: a mirrored left one is no right one."""
+"""A pair named by these words alone differs from side to side: a mirrored left heart or bronchus is no right one."""
 
 SAME_SIGN_FRACTION = 0.95
 """Cases in which a pair must lie the same way round (assumption: a case in twenty may have a stray voxel)."""

@@ -47,6 +47,7 @@ def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_in
     Raises:
         PlanError: the plan has 3D configurations alone, and the dataset single slices.
     """
+    plan, turned = _turn_to_slices(plan, fingerprint)
     kept, left_out = _suitable(plan, fingerprint)
     channels, about_channels = _carry_channels(plan, fingerprint, keep_intensities=keep_intensities)
     carried = [carry_configuration(item, plan, fingerprint) for item in kept]
@@ -60,6 +61,7 @@ def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_in
         configurations=tuple(one.item for one in carried),
         reasons=(
             Reason(about="plan.json", rule="carried", because=f"the plan of {plan.dataset}"),
+            *turned,
             *_about_budget(plan, budget),
             about_channels,
             *_about_labels(plan.labels, fingerprint.labels),
@@ -115,6 +117,22 @@ def _suitable(plan: Plan, fingerprint: Fingerprint) -> tuple[tuple[Configuration
         return kept, ()
     because = f"{names} left out: the median case of {fingerprint.dataset} has one slice"
     return kept, (Reason(about="configurations", rule="carried-changed", because=because),)
+
+
+def _turn_to_slices(plan: Plan, fingerprint: Fingerprint) -> tuple[Plan, tuple[Reason, ...]]:
+    """Give a plan for single slices the order of axes in which they are slices; another would cut them into lines."""
+    own = own_axis_order(fingerprint)
+    if not is_flat(fingerprint) or own == plan.axis_order:
+        return plan, ()
+    kept = tuple(reason for reason in plan.reasons if reason.about != "axis_order")
+    because = f"single slices stay as they are read; {plan.dataset} had {', '.join(map(str, plan.axis_order))}"
+    reason = Reason(about="axis_order", rule="carried-changed", because=because)
+    return replace(plan, axis_order=own, reasons=kept), (reason,)
+
+
+def own_axis_order(fingerprint: Fingerprint) -> tuple[int, int, int]:
+    """Give the order of axes that a plan of the dataset's own would have."""
+    return axis_order(target_spacing(fingerprint.spacings_mm, fingerprint.shapes).value).value
 
 
 def is_flat(fingerprint: Fingerprint) -> bool:
@@ -225,14 +243,13 @@ def fine_tune(plan: Plan, model: str, epochs: int | None = None) -> Plan:
     changed = []
     for item in plan.configurations:
         length = epochs or item.training.epochs
-        share, whole = FINE_TUNING_WARM_UP
-        warm_up = min(share, round(length * share / whole))
+        warm_up = gentle_warm_up(length)
         rate = min(FINE_TUNING_RATE, item.training.learning_rate)
         training = replace(item.training, learning_rate=rate, warm_up=warm_up)
         changed.append(replace(item, training=training))
         why = {
             "learning_rate": f"starts from {model}: {rate:g} instead of {item.training.learning_rate:g}, as nnU-Net",
-            "warm_up": f"{share} of {whole} epochs, as nnU-Net; the same part of {length} (assumption)",
+            "warm_up": _why_warm_up(length),
         }
         reasons += [
             Reason(about=f"{item.name}.training.{field}", rule="fine-tuning", because=because)
@@ -241,3 +258,37 @@ def fine_tune(plan: Plan, model: str, epochs: int | None = None) -> Plan:
     abouts = {reason.about for reason in reasons}
     kept = tuple(reason for reason in plan.reasons if reason.about not in abouts)
     return replace(plan, configurations=tuple(changed), reasons=(*kept, *reasons))
+
+
+def renew_warm_up(plan: Plan, names: Sequence[str] | None = None) -> Plan:
+    """Fit the warm-up of a gentle start to epochs that were changed after it; a warm-up that the user set stays.
+
+    Args:
+        plan: stays as it is.
+        names: configurations to look at; default: all.
+    """
+    for item in plan.configurations if names is None else map(plan.configuration, names):
+        about = f"{item.name}.training.warm_up"
+        rules = {reason.rule for reason in plan.reasons if reason.about == about}
+        warm_up = gentle_warm_up(item.training.epochs)
+        if "fine-tuning" not in rules or "user" in rules or warm_up == item.training.warm_up:
+            continue
+        changed = replace(item, training=replace(item.training, warm_up=warm_up))
+        reason = Reason(about=about, rule="fine-tuning", because=_why_warm_up(item.training.epochs))
+        plan = replace(
+            plan,
+            configurations=tuple(changed if other.name == item.name else other for other in plan.configurations),
+            reasons=tuple(reason if other.about == about else other for other in plan.reasons),
+        )
+    return plan
+
+
+def gentle_warm_up(epochs: int) -> int:
+    """Give the epochs of warm-up for a training that starts from trained weights."""
+    share, whole = FINE_TUNING_WARM_UP
+    return min(share, round(epochs * share / whole))
+
+
+def _why_warm_up(epochs: int) -> str:
+    share, whole = FINE_TUNING_WARM_UP
+    return f"{share} of {whole} epochs, as nnU-Net; the same part of {epochs} (assumption)"

@@ -98,7 +98,7 @@ def check_regions(labels: Labels) -> list[Problem]:
     if nowhere:
         found = f"{_listed(nowhere)} {'is' if len(nowhere) == 1 else 'are'} in no region"
         problems.append(problem("class-without-region", None, found))
-    turned = [(index, value) for index, value in enumerate(painted(labels)) if value != same[index]]
+    turned = [(index, value) for index, value in enumerate(painted(labels)) if same[value] != same[index]]
     if turned and painting(labels) is not None:
         shown = _listed([f"{labels.names[index]} as {labels.names[value]}" for index, value in turned])
         problems.append(problem("region-order", None, f"regions_class_order paints {shown}"))

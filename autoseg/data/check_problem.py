@@ -201,7 +201,7 @@ KINDS: dict[str, Kind] = {
     ),
     "equal-classes": _warns(
         "no region tells these classes apart",
-        "Nothing to do if that is meant: predictions hold the first of them",
+        "Nothing to do if that is meant: predictions hold one of them",
     ),
     "class-without-region": _warns(
         "a class is in no region",

@@ -92,7 +92,10 @@ def evaluate_folders(predictions: Path, labels: Path, declared: Labels | None = 
     declared = declared or declared_labels(labels)
     annotated = _annotated_classes(labels, declared)
     if predictions.is_file() and labels.is_file():
-        predicted, labelled = {labels.name: [predictions]}, {labels.name: [labels]}
+        from autoseg.data.io import image_stem
+
+        case = image_stem(labels)
+        predicted, labelled = {case: [predictions]}, {case: [labels]}
     without_prediction, without_label = sorted(set(labelled) - set(predicted)), sorted(set(predicted) - set(labelled))
     pairs, problems = _match(predicted, labelled)
     tables: list[ValueTable] = []

@@ -208,11 +208,13 @@ def choose_postprocessing(
     structures = structures_of(labels)
     found = (CasePrediction(*case) for case in cases)
     state = _State([piece_table(*item[:3], labels, item.annotated) for item in found], structures)
-    foreground = tuple(sorted({index for item in structures for index in item.classes}))
+    foreground = tuple(sorted({index for item in structures for index in item.classes if index}))
     trials = [state.attempt(Postprocessing(name=ALL_FOREGROUND, classes=foreground), watched=None)]
     if len(structures) > 1:
         for index, structure in enumerate(structures):
-            trials.append(state.attempt(Postprocessing(name=structure.name, classes=structure.classes), watched=index))
+            classes = tuple(one for one in structure.classes if one)  # a region may hold background
+            if classes:
+                trials.append(state.attempt(Postprocessing(name=structure.name, classes=classes), watched=index))
     accepted = tuple(trial.postprocessing for trial in trials if trial.accepted)
     return accepted, tuple(trials), state.scores
 

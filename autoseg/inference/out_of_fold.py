@@ -66,6 +66,16 @@ def choose_for_run(run: RunFolder) -> Choice:
     return choice
 
 
+def choice_is_current(run: RunFolder) -> bool:
+    """Tell whether ``choice.json`` was made from the very folds that the run trains now, as they are."""
+    record = run.read(RunRecord, run.run_file)
+    try:
+        made_from = _made_from(run, record)
+    except FileNotFoundError:  # of a fold that is to be trained yet
+        return False
+    return run.choice_file.exists() and record.made_from.get(MADE_FROM) == made_from
+
+
 def _made_from(run: RunFolder, record: RunRecord) -> str:
     folds = [
         [name, fold, run.fold(name, fold).record.read_text(encoding="utf-8")]

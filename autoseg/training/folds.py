@@ -13,7 +13,7 @@ import torch
 from autoseg.compute import Compute, free_device, prepare
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DeviceError, OptionError, RunFolderError
-from autoseg.inference.out_of_fold import logits_file
+from autoseg.inference.out_of_fold import choice_is_current, logits_file
 from autoseg.options import ALL_DATA
 from autoseg.progress import say
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, lock
@@ -180,7 +180,7 @@ def _needs_validation(job: FoldJob, record: FoldRecord, keep_logits: bool) -> bo
         return True
     if not NextStages(job).are_complete():
         return True
-    if not keep_logits or job.run.choice_file.exists():
+    if not keep_logits or choice_is_current(job.run):
         return False
     return not all(logits_file(job.folder, case.id).exists() for case in job.validation_cases)
 

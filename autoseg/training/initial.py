@@ -176,6 +176,9 @@ def _keep_one(run: RunFolder, plan: Plan, name: str, model: TrainedModel, source
     made_from = records.digest([network, plan.channels, plan.labels, given.digest])
     if path.exists() and load_weights(path)[1].get("made_from") == made_from:
         return weights_digest(path)
+    if path.exists() and any((run.root / "folds" / name).glob("fold_*/fold.json")):
+        say(f"  {name}: {given.source} or the plan has changed since its training began; the weights kept then stay")
+        return weights_digest(path)
     weights, rows = match_weights(given.load(), model.plan, source, plan, name)
     built = _network(item)
     put_weights(built, weights, given.source)

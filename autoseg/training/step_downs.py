@@ -131,8 +131,8 @@ def adopt(run: RunFolder, folder: FoldFolder, found: FoldRecord, wanted: Configu
         for path in (folder.state, folder.weights_last, folder.weights_best, folder.progress):
             path.unlink(missing_ok=True)
     record = dataclasses.replace(found, configuration=digest_of(wanted), validated=None, step_down=changed)
+    run.write(wanted, folder.configuration)  # before the record: a kill in between leaves a fold to be adopted again
     run.write(record, folder.record)
-    run.write(wanted, folder.configuration)
     return record
 
 

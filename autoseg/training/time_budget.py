@@ -31,6 +31,7 @@ from autoseg.training.time_limit import (
 from autoseg.training.trainer import FoldJob
 from planners import records
 from planners.plan import Configuration, Plan, Reason
+from planners.transfer import renew_warm_up
 
 RULE = "time-budget"
 FIELDS = tuple(field.name for field in dataclasses.fields(Length))
@@ -145,8 +146,9 @@ def _time(run: RunFolder, asked: Sequence[Asked], name: str, measure: Callable[[
 def _candidate(run: RunFolder, plan: Plan, asked: Asked, own: Length, pace: Pace) -> Candidate:
     """Describe a training to be fitted; where folds are trained already its epochs keep their steps."""
     name, fold = asked
-    now = Length.of(plan.configuration(name).training)
+    trained = sorted((run.root / "folds" / name).glob("fold_*/configuration.json"))
     begun = any((run.root / "folds" / name).glob("fold_*/fold.json"))
+    now = Length.of((run.read(Configuration, trained[0]) if trained else plan.configuration(name)).training)
     if begun and now.steps_per_epoch != own.steps_per_epoch:
         own = dataclasses.replace(now, epochs=max(own.steps // now.steps_per_epoch, 1))
     return Candidate(
@@ -170,6 +172,8 @@ def _write(run: RunFolder, plan: Plan, record: TimeRecord) -> Plan:
         for item in plan.configurations
     )
     plan = dataclasses.replace(plan, configurations=configurations, reasons=tuple(kept))
+    fresh = [name for name in lengths if not any((run.root / "folds" / name).glob("fold_*/fold.json"))]
+    plan = renew_warm_up(plan, fresh)
     return write_by_program(run, plan, *(reason for item in record.configurations for reason in _reasons(item, record)))
 
 

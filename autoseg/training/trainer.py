@@ -142,8 +142,8 @@ class FoldTrainer:
         kept = [row for row in rows if row["epoch"] < counters.epoch]
         if len(kept) < len(rows):  # a kill came before the next save: this work is done again, its time is spent
             counters.lost_s += max(spent_s(rows, counters) - spent_s(kept, counters), 0.0)
+            drop_progress(self.job.folder, counters.epoch)  # first: a kill in between then counts nothing twice
             self._save()
-            drop_progress(self.job.folder, counters.epoch)
         if counters.bend is not None and counters.bend.planned != self.training.epochs:
             counters.bend, counters.stalled = None, 0
         if counters.epoch < last_epoch(self.training, counters.bend):

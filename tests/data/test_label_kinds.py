@@ -240,3 +240,10 @@ def test_a_class_in_no_region() -> None:
     assert (item.kind, item.stops) == ("class-without-region", False)
     assert item.found == "label_1 is in no region"
     assert check_regions(labels(NESTED)) == []
+
+
+def test_an_order_that_paints_either_of_two_equal_classes_is_right(spoiled) -> None:
+    spoiled.declare(labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3]}, regions_class_order=[1, 3])
+    kinds = {problem.kind for problem in spoiled.check().problems}
+    assert "equal-classes" in kinds
+    assert "region-order" not in kinds

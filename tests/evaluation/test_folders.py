@@ -69,6 +69,8 @@ def test_classes_that_a_case_has_not_been_annotated_for_do_not_count(folders: tu
     assert [row.dice[1] for row in scores.cases][1] is None
     assert scores.dice[1] == scores.cases[0].dice[1]
     assert scores.num_absent == (0, 1)
+    alone = evaluate_folders(predictions / "b.nii.gz", labels / "b.nii.gz").scores
+    assert alone.dice[1] is None
 
 
 def test_without_names_every_value_is_a_class(folders: tuple[Path, Path]) -> None:

@@ -162,3 +162,20 @@ def test_a_rule_is_not_judged_by_what_was_not_annotated() -> None:
     assert trials[0].dice_before == (1.0, None, None)
     assert rules == ()
     assert scores == score_cases(partly, labels)
+
+
+def test_a_region_that_holds_background_is_judged_as_it_is_applied() -> None:
+    """Background is no piece: in a rule it would join everything to one component."""
+    labels = Labels(
+        classes=tuple(LabelClass(name=name, value=value) for value, name in enumerate(("background", "a", "b"))),
+        regions=(Region(name="not b", values=(0, 1)), Region(name="both", values=(1, 2))),
+    )
+    label = np.zeros((1, 12, 12), dtype=np.uint8)
+    label[0, 1:7, 1:7] = 1
+    guess = label.copy()
+    guess[0, 10:, 10:] = 1
+    rules, _, scores = choose_postprocessing([("a", label, guess)], labels)
+    assert rules
+    assert all(0 not in rule.classes for rule in rules)
+    assert apply(guess, rules).tolist() == label.tolist()
+    assert scores.mean_dice == 1.0

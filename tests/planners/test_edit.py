@@ -188,3 +188,26 @@ def test_what_is_not_given_stays(hippocampus: Plan) -> None:
 def test_impossible_training(hippocampus: Plan) -> None:
     with pytest.raises(PlanError, match=r"3d_fullres.training.epochs is 0; must be at least 1"):
         set_training(hippocampus, epochs=0)
+
+
+def test_the_users_own_validation_stays(hippocampus: Plan) -> None:
+    chosen = set_value(hippocampus, "*.training.validation_steps", "3")
+    for plan in (set_training(chosen, steps_per_epoch=50), set_training(chosen, steps_per_epoch=250)):
+        assert {item.training.validation_steps for item in plan.configurations} == {3}
+        assert "2d.training.validation_steps" in user_reasons(plan)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [("mirror_axes", "[]"), ("mirror_axes", "[0]"), ("mirror_swaps", "[]"), ("mirror_swap_axis", "null")],
+)
+def test_sides_stop_changing_places_when_their_axis_or_they_are_taken_away(
+    hippocampus: Plan, field: str, text: str
+) -> None:
+    """One ``--set`` does it: pairs and axis cannot be without each other."""
+    item = hippocampus.configuration("3d_fullres")
+    training = dataclasses.replace(item.training, mirror_swaps=((1, 2),), mirror_swap_axis=2)
+    plan = dataclasses.replace(hippocampus, configurations=(dataclasses.replace(item, training=training),))
+    changed = set_value(plan, f"3d_fullres.training.{field}", text).configuration("3d_fullres").training
+    assert (changed.mirror_swaps, changed.mirror_swap_axis) == ((), None)
+    assert changed.mirror_axes == {"[]": (), "[0]": (0,)}.get(text if field == "mirror_axes" else "", (0, 1, 2))

@@ -13,7 +13,7 @@ from planners.describe import describe
 from planners.edit import set_value
 from planners.memory import step_bytes
 from planners.records import dumps, from_json, to_json
-from planners.transfer import adapt_labels, carry, fine_tune
+from planners.transfer import adapt_labels, carry, fine_tune, renew_warm_up
 
 MakeFingerprint = Callable[..., Fingerprint]
 
@@ -294,3 +294,24 @@ def test_any_plan_is_carried_to_any_volumes(first: Fingerprint, second: Fingerpr
     assert carry(plan, second, BUDGET) == new
     check_carried(plan, new, second)
     assert len(dumps(new)) > 100
+
+
+def test_single_slices_keep_their_own_order_of_axes() -> None:
+    """Volumes whose last axis is the coarse one put it first; that order would cut a slice into lines."""
+    sagittal = facts(spacings_mm=((1.0, 1.0, 5.0),) * 9, shapes=((200, 200, 24),) * 9, num_cases=9)
+    plan = PLANNERS["default"](sagittal, BUDGET)
+    assert plan.axis_order == (2, 0, 1)
+    new = carry(plan, FLAT, BUDGET)
+    assert new.axis_order == (0, 1, 2)
+    assert new.configuration("2d").median_shape == (584, 565)
+    assert "single slices stay as they are read" in reasons(new, "axis_order", "carried-changed")
+
+
+def test_warm_up_follows_the_epochs_of_a_gentle_start(hippocampus: Plan) -> None:
+    plan = fine_tune(hippocampus, "a model")
+    assert {item.training.warm_up for item in plan.configurations} == {50}
+    short = renew_warm_up(set_value(plan, "*.training.epochs", "40"))
+    assert {item.training.warm_up for item in short.configurations} == {2}
+    assert "the same part of 40" in reasons(short, "2d.training.warm_up", "fine-tuning")
+    chosen = set_value(set_value(plan, "2d.training.warm_up", "7"), "*.training.epochs", "40")
+    assert [item.training.warm_up for item in renew_warm_up(chosen).configurations] == [2, 7]

@@ -138,6 +138,19 @@ def test_more_time_lengthens_trained_folds_and_keeps_their_steps(run: RunFolder)
     assert length(run) == Length(epochs=100 * 25 // 11, steps_per_epoch=11, validation_steps=2)
 
 
+def test_trained_folds_keep_their_steps_when_the_command_names_others(run: RunFolder) -> None:
+    """With ``--steps-per-epoch 25`` on the command line every start writes that into the plan first."""
+    fit(run, 500)
+    own = run.read(Plan, run.plan_file).configuration("tiny")
+    for fold in (0, 1):
+        put_fold(run, fold, [12.0] * 20, finished=True, validated=20, validation_s=0.1)
+        run.write(own, run.fold("tiny", fold).configuration)
+    planning.write_by_program(run, set_training(run.read(Plan, run.plan_file), epochs=100, steps_per_epoch=25))
+    fit(run, 1000)
+    assert length(run).steps_per_epoch == 11
+    assert length(run).validation_steps == 2
+
+
 def test_what_was_spent_before_counts(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     put_fold(run, 0, [27.5] * 40)
     fit(run, 2000)
