@@ -6,6 +6,7 @@ from torch import nn
 
 from autoseg.errors import RunFolderError
 from autoseg.networks.checkpoint import load_weights, put_weights, weights_digest
+from autoseg.progress import say
 from autoseg.run_folder import RunFolder
 from planners.plan import Configuration
 from planners.records import PlanError
@@ -14,6 +15,9 @@ from planners.records import PlanError
 def put_initial_weights(network: nn.Module, run: RunFolder, configuration: Configuration) -> None:
     """Give a network the initial weights of its configuration, where the plan names any.
 
+    They were fitted to the network of the plan. Where a step down for want of memory has changed that since (a smaller
+    patch has fewer stages), the parts that are left take theirs, and the others stay as they were drawn.
+
     Args:
         network: changed in place.
         run: keeps the weights.
@@ -21,7 +25,7 @@ def put_initial_weights(network: nn.Module, run: RunFolder, configuration: Confi
 
     Raises:
         RunFolderError: the file is missing or is another one than the plan says.
-        ModelError: it is damaged or does not fit the network.
+        ModelError: it is damaged, or no part of it fits the network.
     """
     wanted = configuration.training.initial_weights
     if not wanted:
@@ -37,7 +41,15 @@ def put_initial_weights(network: nn.Module, run: RunFolder, configuration: Confi
             f"{path} has digest {found}, but the plan starts {configuration.name} from {wanted}. "
             "Put the file back, or give --init again"
         )
-    put_weights(network, load_weights(path)[0], path)
+    weights, drawn = load_weights(path)[0], network.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in drawn and value.shape == drawn[name].shape}
+    if fitting and len(fitting) < len(drawn):
+        new = len(drawn) - len(fitting)
+        say(f"  {configuration.name}: the network has changed since its initial weights were kept; {new} parts are new")
+        weights = {**drawn, **fitting}
+    elif fitting:
+        weights = fitting
+    put_weights(network, weights, path)
 
 
 def freeze(network: nn.Module, beginnings: Sequence[str], place: str) -> list[nn.Parameter]:

@@ -144,6 +144,24 @@ def test_another_network_gets_weights_that_fit_it(trained: RunFolder, tmp_path: 
     put_initial_weights(build_network(item.architecture, 2, 3, 0), run, item)
 
 
+def test_a_network_made_smaller_since_takes_what_still_fits(trained: RunFolder, tmp_path: Path, capsys) -> None:
+    """A step down for want of memory may take a stage away; the weights were kept for the network before."""
+    run = make_run(tmp_path, "new")
+    item = initial.decide(run, NEW, options_with(trained)).configuration("3d_fullres")
+    deepest = len(item.architecture.stages) - 1
+    narrow = (*item.architecture.stages[:deepest], dataclasses.replace(item.architecture.stages[deepest], features=24))
+    smaller = dataclasses.replace(item, architecture=dataclasses.replace(item.architecture, stages=narrow))
+    network = build_network(smaller.architecture, 2, 3, 0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    put_initial_weights(network, run, smaller)
+    kept, _ = load_weights(run.initial_weights("3d_fullres"))
+    after = network.state_dict()
+    assert torch.equal(after["encoder.0.0.conv.weight"], kept["encoder.0.0.conv.weight"])
+    changed = f"encoder.{deepest}.0.conv.weight"
+    assert torch.equal(after[changed], before[changed])
+    assert "parts are new" in capsys.readouterr().err
+
+
 def test_a_plan_of_the_users_own_takes_what_fits(trained: RunFolder, tmp_path: Path) -> None:
     own = planning.make_plan(NEW, dataclasses.replace(OPTIONS, settings=("3d_fullres.batch_size=3",)))
     file = tmp_path / "own.json"
