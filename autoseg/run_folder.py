@@ -195,6 +195,10 @@ class RunFolder:
         """Files of one fold; ``fold`` is its number, or ``all-data``."""
         return FoldFolder(self.root / "folds" / configuration / f"fold_{fold}")
 
+    def is_begun(self, configuration: str) -> bool:
+        """Tell whether the training of any fold of a configuration was begun."""
+        return any((self.root / "folds" / configuration).glob("fold_*/fold.json"))
+
     def read(self, record_type: type[Record], path: Path) -> Record:
         """Read a record.
 

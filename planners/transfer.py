@@ -194,7 +194,7 @@ def _reasons(plan: Plan, fingerprint: Fingerprint, carried: Sequence[Carried]) -
             about = f"{one.item.name}.{field}"
             remarks[about] = f"{remarks.get(about, '')}; {text}"
     own = axis_order(target_spacing(fingerprint.spacings_mm, fingerprint.shapes).value)
-    if own.value != plan.axis_order and not is_flat(fingerprint):
+    if own.value != plan.axis_order:
         remarks["axis_order"] = f"; planned anew: {', '.join(map(str, own.value))}, {own.because}"
     places = ("axis_order", "configurations", *(f"{one.item.name}." for one in carried))
     changed = {reason.about for reason in changes}

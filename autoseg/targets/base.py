@@ -1,7 +1,7 @@
 """What every target must say: how labels become training maps, what the loss is, and how outputs become labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,21 @@ from planners.plan import Training
 
 Strides = Sequence[tuple[int, ...]]
 """Per output of the network: its stride against the patch, per axis."""
+
+
+def sum_over_outputs(
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    outputs: Sequence[Tensor],
+    maps: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    output_weights: Sequence[float],
+) -> Tensor:
+    """Add up a loss of (logits, map, weight) over the outputs by their shares; those of share 0 are not computed."""
+    total = torch.zeros((), device=outputs[0].device)
+    for output, wanted, weight, share in zip(outputs, maps, weights, output_weights, strict=False):
+        if share:
+            total = total + share * loss(output, wanted, weight)
+    return total
 
 
 class Target(ABC):

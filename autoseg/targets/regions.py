@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autoseg.extensions import find
-from autoseg.targets.base import Strides, Target, mirror, pick_classes
+from autoseg.targets.base import Strides, Target, mirror, pick_classes, sum_over_outputs
 from autoseg.targets.region_losses import REGION_LOSSES
 from planners.labels import Labels
 from planners.plan import Target as TargetRecord
@@ -68,11 +68,11 @@ class RegionsTarget(Target):
         """Add up the plan's loss, in its binary form, over the outputs."""
         function = find(REGION_LOSSES, "loss", self.training.loss)
         counted = self._counted(annotated, outputs[0].device)
-        total = torch.zeros((), device=outputs[0].device)
-        for output, found, voxels, share in zip(outputs, maps, weights, output_weights, strict=False):
-            if share:
-                total = total + share * function(output, found, voxels, counted, self.training.batch_dice)
-        return total
+
+        def of_output(output: Tensor, found: Tensor, voxels: Tensor | None) -> Tensor:
+            return function(output, found, voxels, counted, self.training.batch_dice)
+
+        return sum_over_outputs(of_output, outputs, maps, weights, output_weights)
 
     def counts(
         self, logits_BKZYX: Tensor, label_BLZYX: Tensor, annotated: Tensor | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autoseg.extensions import find
-from autoseg.targets.base import Strides, Target, mirror, pick_classes
+from autoseg.targets.base import Strides, Target, mirror, pick_classes, sum_over_outputs
 from autoseg.targets.losses import LOSSES
 from planners.labels import Labels
 
@@ -39,11 +39,11 @@ class SemanticTarget(Target):
     ) -> Tensor:
         """Add up the plan's loss over the outputs."""
         function = find(LOSSES, "loss", self.training.loss)
-        total = torch.zeros((), device=outputs[0].device)
-        for output, classes, voxels, share in zip(outputs, maps, weights, output_weights, strict=False):
-            if share:
-                total = total + share * function(output, classes, voxels, annotated, self.training.batch_dice)
-        return total
+
+        def of_output(output: Tensor, classes: Tensor, voxels: Tensor | None) -> Tensor:
+            return function(output, classes, voxels, annotated, self.training.batch_dice)
+
+        return sum_over_outputs(of_output, outputs, maps, weights, output_weights)
 
     def counts(
         self, logits_BKZYX: Tensor, label_BLZYX: Tensor, annotated: Tensor | None = None

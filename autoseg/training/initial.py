@@ -176,7 +176,7 @@ def _keep_one(run: RunFolder, plan: Plan, name: str, model: TrainedModel, source
     made_from = records.digest([network, plan.channels, plan.labels, given.digest])
     if path.exists() and load_weights(path)[1].get("made_from") == made_from:
         return weights_digest(path)
-    if path.exists() and any((run.root / "folds" / name).glob("fold_*/fold.json")):
+    if path.exists() and run.is_begun(name):
         say(f"  {name}: {given.source} or the plan has changed since its training began; the weights kept then stay")
         return weights_digest(path)
     weights, rows = match_weights(given.load(), model.plan, source, plan, name)

@@ -107,7 +107,7 @@ def fit_to_device(
     if measure is None and torch.device(compute.device).type != "cuda":
         return plan
     for name in names:
-        if not any((run.root / "folds" / name).glob("fold_*/fold.json")):
+        if not run.is_begun(name):
             plan = _fit(run, plan, name, compute, measure or measure_step)
     return plan
 

@@ -43,13 +43,10 @@ def put_initial_weights(network: nn.Module, run: RunFolder, configuration: Confi
         )
     weights, drawn = load_weights(path)[0], network.state_dict()
     fitting = {name: value for name, value in weights.items() if name in drawn and value.shape == drawn[name].shape}
-    if fitting and len(fitting) < len(drawn):
-        new = len(drawn) - len(fitting)
+    new = len(drawn) - len(fitting)
+    if fitting and new:
         say(f"  {configuration.name}: the network has changed since its initial weights were kept; {new} parts are new")
-        weights = {**drawn, **fitting}
-    elif fitting:
-        weights = fitting
-    put_weights(network, weights, path)
+    put_weights(network, {**drawn, **fitting} if fitting else weights, path)
 
 
 def freeze(network: nn.Module, beginnings: Sequence[str], place: str) -> list[nn.Parameter]:

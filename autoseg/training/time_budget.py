@@ -147,7 +147,7 @@ def _candidate(run: RunFolder, plan: Plan, asked: Asked, own: Length, pace: Pace
     """Describe a training to be fitted; where folds are trained already its epochs keep their steps."""
     name, fold = asked
     trained = sorted((run.root / "folds" / name).glob("fold_*/configuration.json"))
-    begun = any((run.root / "folds" / name).glob("fold_*/fold.json"))
+    begun = run.is_begun(name)
     now = Length.of((run.read(Configuration, trained[0]) if trained else plan.configuration(name)).training)
     if begun and now.steps_per_epoch != own.steps_per_epoch:
         own = dataclasses.replace(now, epochs=max(own.steps // now.steps_per_epoch, 1))
@@ -172,7 +172,7 @@ def _write(run: RunFolder, plan: Plan, record: TimeRecord) -> Plan:
         for item in plan.configurations
     )
     plan = dataclasses.replace(plan, configurations=configurations, reasons=tuple(kept))
-    fresh = [name for name in lengths if not any((run.root / "folds" / name).glob("fold_*/fold.json"))]
+    fresh = [name for name in lengths if not run.is_begun(name)]
     plan = renew_warm_up(plan, fresh)
     return write_by_program(run, plan, *(reason for item in record.configurations for reason in _reasons(item, record)))
 
