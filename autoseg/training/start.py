@@ -8,6 +8,7 @@ from autoseg.errors import RunFolderError
 from autoseg.networks.checkpoint import load_weights, put_weights, weights_digest
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder
+from autoseg.training.step_downs import has_stepped_down
 from planners.plan import Configuration
 from planners.records import PlanError
 
@@ -25,7 +26,7 @@ def put_initial_weights(network: nn.Module, run: RunFolder, configuration: Confi
 
     Raises:
         RunFolderError: the file is missing or is another one than the plan says.
-        ModelError: it is damaged, or no part of it fits the network.
+        ModelError: it is damaged, or does not fit a network that was never stepped down, or fits in no part.
     """
     wanted = configuration.training.initial_weights
     if not wanted:
@@ -41,12 +42,15 @@ def put_initial_weights(network: nn.Module, run: RunFolder, configuration: Confi
             f"{path} has digest {found}, but the plan starts {configuration.name} from {wanted}. "
             "Put the file back, or give --init again"
         )
-    weights, drawn = load_weights(path)[0], network.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in drawn and value.shape == drawn[name].shape}
-    new = len(drawn) - len(fitting)
-    if fitting and new:
-        say(f"  {configuration.name}: the network has changed since its initial weights were kept; {new} parts are new")
-    put_weights(network, {**drawn, **fitting} if fitting else weights, path)
+    weights = load_weights(path)[0]
+    if has_stepped_down(run, configuration.name):
+        drawn = network.state_dict()
+        fitting = {name: value for name, value in weights.items() if name in drawn and value.shape == drawn[name].shape}
+        if fitting and len(fitting) < len(drawn):
+            new = len(drawn) - len(fitting)
+            say(f"  {configuration.name}: a step down has changed its network; {new} parts start without weights")
+            weights = {**drawn, **fitting}
+    put_weights(network, weights, path)
 
 
 def freeze(network: nn.Module, beginnings: Sequence[str], place: str) -> list[nn.Parameter]:

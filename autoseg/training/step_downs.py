@@ -86,6 +86,11 @@ def are_related(run: RunFolder, name: str, first: str, second: str) -> bool:
     return first == second or any({first, second} <= set(group.split()) for group in groups)
 
 
+def has_stepped_down(run: RunFolder, name: str) -> bool:
+    """Tell whether the program has ever stepped a configuration down in this run."""
+    return run.run_file.exists() and LINEAGE.format(name=name) in run.read(RunRecord, run.run_file).made_from
+
+
 def digest_of(configuration: Configuration) -> str:
     """Give the digest that a fold is bound to."""
     return identity(records.to_json(configuration), None)[0]
