@@ -9,12 +9,14 @@ from typing import Any
 
 from autoseg.data.dataset import DatasetSource
 from autoseg.errors import OptionError
+from autoseg.extensions import find
 from planners.plan import GIGABYTE
 
 STAGES = ("check", "plan", "preprocess", "train", "choose")
 UNITS = {"": GIGABYTE, "GB": GIGABYTE, "G": GIGABYTE, "GIB": 2**30, "MB": 10**6, "M": 10**6}
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 ALL_DATA = "all-data"
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 SOURCES = {
     "plan": "the plan.json of a run",
     "like": "a run folder or a plan.json",
@@ -42,6 +44,7 @@ class RunOptions:
         folds: numbers, or ``all-data`` alone.
         epochs, steps_per_epoch, seed, patience: of training.
         time_budget_s: wall time of all requested trainings with their validation; it decides the number of epochs.
+        logger: names of ``LOGGERS``.
         device, precision: ``auto`` or a name.
     """
 
@@ -61,8 +64,30 @@ class RunOptions:
     seed: int | None = None
     patience: int | None = None
     time_budget_s: float | None = None
+    logger: tuple[str, ...] = ()
     device: str = "auto"
     precision: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How the user wants predictions compared with labels.
+
+    Attributes:
+        protocol: name in ``evaluation.protocols.PROTOCOLS``; None: ``default``.
+        metrics: measure these only; empty: what the protocol measures.
+        against: other predictions of the same cases.
+        margin: how much lower a mean score may be and still count as no worse.
+        out: folder for the scores as files.
+        as_json: print the record, not the table.
+    """
+
+    protocol: str | None = None
+    metrics: tuple[str, ...] = ()
+    against: Path | None = None
+    margin: float = 0.01  # assumption: a hundredth of Dice, about what two trainings of one plan differ by
+    out: Path | None = None
+    as_json: bool = False
 
 
 def parse_bytes(text: str | float) -> int:
@@ -133,8 +158,8 @@ def options_from(dataset: Any, given: Mapping[str, Any]) -> tuple[DatasetSource,
         options["folds"] = parse_folds(options["folds"])
     if "time_budget" in options:
         options["time_budget_s"] = parse_duration(options.pop("time_budget"))
-    for name in ("configurations", "freeze"):
-        options[name] = _names(options.get(name, ()))
+    for name in ("configurations", "freeze", "logger"):
+        options[name] = names_in(options.get(name, ()))
     options["settings"] = tuple(options.pop("set", ()))
     known = {field.name for field in dataclasses.fields(RunOptions)}
     unknown = sorted(set(options) - known)
@@ -147,7 +172,8 @@ def options_from(dataset: Any, given: Mapping[str, Any]) -> tuple[DatasetSource,
     return _source(dataset, source), chosen
 
 
-def _names(given: Any) -> tuple[str, ...]:
+def names_in(given: Any) -> tuple[str, ...]:
+    """Read names: ``a,b``, or a sequence of them."""
     return tuple(part.strip() for part in (given.split(",") if isinstance(given, str) else given) if part.strip())
 
 
@@ -168,6 +194,8 @@ def _check_together(options: RunOptions) -> None:
         raise OptionError(
             f"--freeze {','.join(options.freeze)} without --init MODEL would keep random weights as they are"
         )
+    for name in options.logger:
+        find(dict.fromkeys(LOGGERS), "logger", name)
     for name in SOURCES:
         place = getattr(options, name)
         if place is not None and not place.exists():

@@ -16,10 +16,13 @@
     │   ├── fold.json               what this fold was made from (digests), and whether it is done
     │   ├── configuration.json      the configuration it is trained with: the plan's, but for later steps down
     │   ├── progress.jsonl          one line per epoch
+    │   ├── case_losses.json        the loss of every case with the last weights
     │   ├── validation/             out-of-fold predictions
+    │   ├── confidence.json         what the network expected of them
     │   └── scores.json
     ├── choice.json        ensemble and postprocessing, with reasons
     ├── scores.json        out-of-fold scores of what was chosen, with its postprocessing
+    ├── confidence.json    its calibration curve, and how the Dice of a new case is predicted
     ├── out_of_fold/       where a pair was chosen: its predictions of the labelled cases, before postprocessing
     ├── predictions/       of the dataset's test images
     ├── log.jsonl          every decision, warning and root cause
@@ -102,6 +105,11 @@ class FoldFolder:
         return self.root / "progress.jsonl"
 
     @property
+    def case_losses(self) -> Path:
+        """The loss of every case with the last weights."""
+        return self.root / "case_losses.json"
+
+    @property
     def validation(self) -> Path:
         """Out-of-fold predictions of this fold's validation cases."""
         return self.root / "validation"
@@ -110,6 +118,11 @@ class FoldFolder:
     def scores(self) -> Path:
         """Scores of the out-of-fold predictions."""
         return self.root / "scores.json"
+
+    @property
+    def confidence(self) -> Path:
+        """What the network expected of its out-of-fold predictions."""
+        return self.root / "confidence.json"
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,11 @@ class RunFolder:
     def scores_file(self) -> Path:
         """``scores.json``."""
         return self.root / "scores.json"
+
+    @property
+    def confidence_file(self) -> Path:
+        """``confidence.json``."""
+        return self.root / "confidence.json"
 
     @property
     def out_of_fold(self) -> Path:

@@ -13,11 +13,14 @@ import torch
 from autoseg.compute import Compute, free_device, prepare
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DeviceError, OptionError, RunFolderError
+from autoseg.evaluation.overlap import Scores
 from autoseg.inference.out_of_fold import choice_is_current, logits_file
 from autoseg.options import ALL_DATA
 from autoseg.progress import say
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, lock
 from autoseg.training.cascade import NextStages, check_previous, open_cases, previous_digest
+from autoseg.training.case_losses import measure_case_losses
+from autoseg.training.collapse import missed_text
 from autoseg.training.fold_state import FoldRecord, identity
 from autoseg.training.step_downs import adopt, are_related, give_way, own_configuration
 from autoseg.training.time_limit import time_limit
@@ -44,14 +47,27 @@ def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> N
         record = _bind(job)
         if not record.finished:
             job, record = _train(job, record)
+            measure_case_losses(job)
             record = dataclasses.replace(record, finished=True)
             run.write(record, job.folder.record)
         keep = _is_judged(run.read(RunRecord, run.run_file), configuration, fold)
         if fold != ALL_DATA and _needs_validation(job, record, keep):
             started = time.monotonic()
-            validate_fold(job, keep_logits=keep)
+            _tell_missed(job, validate_fold(job, keep_logits=keep))
             took = time.monotonic() - started
             run.write(dataclasses.replace(record, validated=record.epochs, validation_s=took), job.folder.record)
+
+
+def _tell_missed(job: FoldJob, scores: Scores) -> None:
+    """Name the classes that no prediction holds though labels do."""
+    labelled, predicted = (
+        [sum(row[index] for row in rows) for index in range(len(scores.structures))]
+        for rows in ([row.num_labelled for row in scores.cases], [row.num_predicted for row in scores.cases])
+    )
+    text = missed_text(job.name, scores.structures, labelled, predicted)
+    if text:
+        say(f"  {text}")
+        job.run.log("missed", fold=job.name, because=text)
 
 
 def _train(job: FoldJob, record: FoldRecord) -> tuple[FoldJob, FoldRecord]:

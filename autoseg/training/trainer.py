@@ -24,7 +24,9 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import duration, meter, say
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.targets import make_target
+from autoseg.training.collapse import collapse_text, collapsed_for, patience
 from autoseg.training.epoch_line import HEADER, epoch_line
+from autoseg.training.first_loss import first_loss
 from autoseg.training.fold_state import (
     Counters,
     append_progress,
@@ -35,6 +37,7 @@ from autoseg.training.fold_state import (
     spent_s,
 )
 from autoseg.training.interruption import Interrupted, Interruption
+from autoseg.training.loggers import open_loggers
 from autoseg.training.outlook import say_outlook
 from autoseg.training.sampling import Batch, BatchSource, prefetch
 from autoseg.training.schedule import end_at, final_anneal, last_epoch, learning_rate
@@ -112,6 +115,7 @@ class FoldTrainer:
         self.counters = Counters(precision=self.compute.precision, loss_scale=_first_loss_scale(self.compute))
         self.interruption = Interruption()
         self.non_finite_in_a_row = 0
+        self.predicted_voxels: list[int] = []  # per foreground class or region, in the last validation
 
     def run(self) -> None:
         """Train until the last epoch; save on the way, at the end, and when interrupted.
@@ -123,9 +127,9 @@ class FoldTrainer:
         self._begin()
         say(f"  {HEADER}")
         first = self.counters.epoch
-        with self.interruption:
+        with self.interruption, open_loggers(self.job.run, self.job.folder, self.job.configuration) as log:
             while self.counters.epoch < last_epoch(self.training, self.counters.bend):
-                self._epoch()
+                log(self._epoch())
                 if self.counters.epoch == first + 1:
                     say_outlook(self.job.run)
                 self.interruption.raise_if_asked()
@@ -135,6 +139,7 @@ class FoldTrainer:
         """Take up the saved state; without one begin with the plan's initial weights."""
         if not self.job.folder.state.exists():
             put_initial_weights(self.network, self.job.run, self.job.configuration)
+            self.check_first_loss()
             return
         counters = self.counters = load_state(self.job.folder.state, self.network, self.optimizer)
         self.compute = dataclasses.replace(self.compute, precision=counters.precision)
@@ -148,6 +153,13 @@ class FoldTrainer:
             counters.bend, counters.stalled = None, 0
         if counters.epoch < last_epoch(self.training, counters.bend):
             say(f"  {self.job.name}: going on at epoch {counters.epoch + 1}, step {counters.step + 1}")
+
+    def check_first_loss(self) -> None:
+        """Compare the loss before the first step with that of a network that knows nothing, and tell if it is far."""
+        batch = self.source(self.job.train_cases, augment=True).batch(0, 0, self.compute.device)
+        found = first_loss(self.network, batch, self.target, self.strides, self.output_weights, self.compute)
+        say(f"  {found.text()}")
+        self.job.run.log("first-loss", fold=self.job.name, far=found.is_far, **dataclasses.asdict(found))
 
     # ------------------------------------------------------------------------------------------------------------ step
 
@@ -172,7 +184,8 @@ class FoldTrainer:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _epoch(self) -> None:
+    def _epoch(self) -> dict[str, Any]:
+        """Make one epoch; give its row of ``progress.jsonl``."""
         counters, epoch, first = self.counters, self.counters.epoch, self.counters.step
         started = self.clock()
         waited = self._train_steps(epoch)
@@ -190,6 +203,7 @@ class FoldTrainer:
             "validation_loss": validation_loss,
             "dice": dice,
             "mean_dice": mean_dice,
+            "predicted_voxels": self.predicted_voxels,
             "ema_dice": counters.ema_dice,
             "seconds": counters.seconds,
             "step_seconds": (trained - started) / max(self.training.steps_per_epoch - first, 1),
@@ -203,10 +217,19 @@ class FoldTrainer:
         self._bend()
         end = last_epoch(self.training, counters.bend)
         say(f"  {epoch_line(row, end)}")
+        self._tell_collapse()
         if improved:
             self._save_weights(self.job.folder.weights_best)
         if counters.epoch >= end or self.interruption.asked or self.clock() - self.saved_at > SAVE_INTERVAL_S:
             self._save()
+        return row
+
+    def _tell_collapse(self) -> None:
+        """Say it once where the network has not left the background, or has gone back to it."""
+        count = collapsed_for(read_progress(self.job.folder))
+        if count == patience(self.training.epochs):
+            say(f"  {collapse_text(self.job.name, count)}")
+            self.job.run.log("collapse", fold=self.job.name, epoch=self.counters.epoch, epochs=count)
 
     def _bend(self) -> None:
         """Begin the final anneal where validation stalls; let the schedule end where the time does."""
@@ -263,6 +286,7 @@ class FoldTrainer:
                 counts = self.target.counts(outputs[0], batch.label, batch.annotated)
                 totals = counts if totals is None else tuple(a + b for a, b in zip(totals, counts, strict=True))
         assert totals is not None
+        self.predicted_voxels = [int(value) for value in (totals[0] + totals[1]).tolist()]
         return float(torch.stack(losses).mean()), self.target.score(*totals)
 
     def source(self, cases: Sequence[StoredCase], *, augment: bool) -> BatchSource:

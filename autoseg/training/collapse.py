@@ -1,0 +1,62 @@
+"""A network that predicts background alone: noticed while it trains, and named with what to do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PATIENCE = 10
+"""Epochs in a row. Assumption: on all datasets tried here a network leaves the background within its first three."""
+LEAST = 3
+"""Epochs in a row where a training is so short that a fifth of it is fewer than ``PATIENCE``."""
+
+
+def collapsed_for(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Count the epochs at the end in which no foreground was predicted though validation patches held some.
+
+    Args:
+        rows: of ``progress.jsonl``; those without ``predicted_voxels`` (of older runs) end the count.
+    """
+    count = 0
+    for row in reversed(rows):
+        predicted, dice = row.get("predicted_voxels"), row.get("dice") or ()
+        if predicted is None or any(predicted) or all(value is None for value in dice):
+            break
+        count += 1
+    return count
+
+
+def patience(epochs: int) -> int:
+    """Say how many such epochs in a row are told: ``PATIENCE``, or a fifth of a short training."""
+    return max(min(PATIENCE, epochs // 5), LEAST)
+
+
+def collapse_text(name: str, count: int) -> str:
+    """Word it, with what to do.
+
+    Args:
+        name: of the fold.
+        count: epochs in a row.
+    """
+    return (
+        f"{name}: for {count} epochs the network has predicted background alone, though the labels hold foreground. "
+        "Look whether labels lie on their images (autoseg report shows pictures); for very small structures try "
+        "--set '*.training.foreground_fraction=0.5', or a lower rate, --set '*.training.learning_rate=0.001'"
+    )
+
+
+def missed_text(name: str, structures: Sequence[str], labelled: Sequence[int], predicted: Sequence[int]) -> str:
+    """Name the classes that labels hold and no validation prediction does; empty where there is none.
+
+    Args:
+        name: of the fold.
+        structures: names of the classes or regions.
+        labelled, predicted: voxels over all validation cases.
+    """
+    missed = [item for item, t, p in zip(structures, labelled, predicted, strict=True) if t and not p]
+    if not missed:
+        return ""
+    several = len(missed) == len(structures) > 1
+    what = "no foreground at all" if several else f"no {', '.join(missed)}"
+    return (
+        f"{name}: predicted {what} in any validation case, though their labels hold some. "
+        "Train longer, or look at the label pictures in the report"
+    )

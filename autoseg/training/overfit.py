@@ -1,0 +1,150 @@
+"""Can the network learn two cases by heart? If not, something between files and loss is wrong, and no long run helps.
+
+Two training cases are trained on without augmentation and then segmented whole, as new images are; so this passes
+through normalization, sampling, loss, optimizer and sliding window.
+
+Source: Karpathy 2019, "A Recipe for Training Neural Networks" (overfit a single batch).
+"""
+
+import dataclasses
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg import compute as computing
+from autoseg.compute import Compute
+from autoseg.data.splits import Splits
+from autoseg.errors import RunFolderError
+from autoseg.evaluation.overlap import score_cases
+from autoseg.preprocessing.populate import store_name
+from autoseg.progress import duration, say
+from autoseg.run_folder import RunFolder, RunRecord
+from autoseg.targets import make_target
+from autoseg.training.cascade import open_cases
+from autoseg.training.folds import find_fold
+from autoseg.training.trainer import FoldJob, FoldTrainer
+from autoseg.training.validation import case_logits
+from planners import records
+from planners.plan import Plan
+
+WANTED_DICE = 0.95
+STEPS_PER_ROUND = 25
+MOST_ROUNDS = 40
+"""Assumption: a thousand steps; two cases are learnt within a few hundred where nothing is wrong."""
+NUM_CASES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overfit:
+    """What came of it.
+
+    Attributes:
+        configuration: its name.
+        cases: ids.
+        dice: mean over classes and cases, of the cases segmented whole.
+        steps: that were made.
+        seconds: that they took.
+    """
+
+    configuration: str
+    cases: tuple[str, ...]
+    dice: float
+    steps: int
+    seconds: float
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the cases were learnt by heart."""
+        return self.dice > WANTED_DICE
+
+    def text(self) -> str:
+        """Word it, with what to do where it failed."""
+        what = f"{self.configuration}: Dice {self.dice:.3f} on {' and '.join(self.cases)} after {self.steps} steps"
+        what += f", {duration(self.seconds)}"
+        if self.is_learnt:
+            return f"{what}. Learnt by heart: data, loss, network and prediction work together"
+        return (
+            f"{what}; above {WANTED_DICE} was expected. Look at these cases in a viewer: does the label lie on the "
+            "image, and is each class visible in it? Then at the normalization in plan.json"
+        )
+
+
+def overfit(run: RunFolder, name: str | None = None, most_rounds: int = MOST_ROUNDS) -> Overfit:
+    """Train a configuration on the two cases with the most foreground until it knows them by heart.
+
+    Nothing is written into the run folder.
+
+    Args:
+        run: planned and preprocessed.
+        name: of the configuration; None: the first that is stored.
+        most_rounds: of ``STEPS_PER_ROUND`` steps.
+
+    Raises:
+        RunFolderError: nothing is preprocessed there yet.
+    """
+    plan = run.read(Plan, run.plan_file)
+    with tempfile.TemporaryDirectory() as folder:
+        job = _job(run, plan, name, RunFolder(Path(folder)))
+        computing.prepare(job.compute)
+        trainer = FoldTrainer(job)
+        trainer.check_first_loss()
+        source, steps, dice = trainer.source(job.train_cases, augment=False), 0, 0.0
+        started = time.monotonic()
+        say(f"  {job.configuration.name}: learning {' and '.join(case.id for case in job.train_cases)} by heart")
+        for number in range(most_rounds):
+            for batch in trainer.batches(source, number, range(STEPS_PER_ROUND)):
+                loss = trainer.step(batch)
+            steps += STEPS_PER_ROUND
+            dice = _dice(job, trainer)
+            say(f"  {steps:5d} steps  loss {'not finite' if loss is None else f'{loss:.3f}'}  Dice {dice:.3f}")
+            if dice > WANTED_DICE:
+                break
+    return Overfit(
+        configuration=job.configuration.name,
+        cases=tuple(case.id for case in job.train_cases),
+        dice=dice,
+        steps=steps,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _job(run: RunFolder, plan: Plan, name: str | None, scratch: RunFolder) -> FoldJob:
+    """Take fold 0's training cases, and of them the two with the most foreground per voxel."""
+    names = [name] if name is not None else [item.name for item in plan.configurations if item.previous is None]
+    stored = [item for item in names if any(run.store(store_name(plan, item)).glob("*.json"))]
+    if not stored or not run.splits_file.exists():
+        raise RunFolderError(
+            f"{run.root} holds no preprocessed cases of {', '.join(names) or 'any configuration'}. "
+            "Run `autoseg run DATASET --until preprocess` first"
+        )
+    configuration = plan.configuration(stored[0])
+    split = find_fold(run.read(Splits, run.splits_file), 0)
+    cases = open_cases(run, plan, configuration.name, split.train)
+    chosen = sorted(cases, key=lambda case: (-float(np.mean(case.labels[0] > 0)), case.id))[:NUM_CASES]
+    training = dataclasses.replace(
+        configuration.training, initial_weights="", frozen=(), schedule="constant", warm_up=0
+    )
+    recorded = run.read(RunRecord, run.run_file).compute
+    return FoldJob(
+        run=scratch,
+        plan=plan,
+        configuration=dataclasses.replace(configuration, training=training),
+        fold=0,
+        train_cases=chosen,
+        validation_cases=chosen,
+        compute=computing.choose("auto", "auto") if recorded is None else records.from_json(Compute, recorded),
+    )
+
+
+def _dice(job: FoldJob, trainer: FoldTrainer) -> float:
+    """Segment the cases whole on their preprocessed grid and score them there."""
+    target = make_target(job.configuration.target, job.plan.labels, job.configuration.training)
+    trainer.network.eval()
+    cases = [
+        (case.id, np.maximum(np.array(case.labels[0]), 0), target.decode(case_logits(job, trainer.network, case)))
+        for case in job.train_cases
+    ]
+    return score_cases(cases, job.plan.labels).mean_dice or 0.0
