@@ -35,18 +35,20 @@ def run(dataset: "str | PathLike[str] | None" = None, **options: Any) -> "Path":
     Raises:
         AutosegError: the dataset, an option or the run folder is at fault; the message says what to do.
     """
-    from autoseg import pipeline
+    from autoseg import verbs
+    from autoseg.options import options_from
 
-    source, chosen = pipeline.options_from(dataset, options)
-    return pipeline.run(source, chosen).root
+    source, chosen = options_from(dataset, options)
+    return verbs.run(source, chosen).root
 
 
 def check(dataset: "str | PathLike[str] | None" = None, **options: Any) -> Any:
     """List every problem of a dataset folder; gives a ``data.check.CheckResult`` and raises none of them."""
-    from autoseg import pipeline
+    from autoseg import verbs
+    from autoseg.options import options_from
 
-    source, _ = pipeline.options_from(dataset, options)
-    return pipeline.check(source)
+    source, _ = options_from(dataset, options)
+    return verbs.check(source)
 
 
 def plan(dataset: "str | PathLike[str] | Sequence[str | PathLike[str]] | None" = None, **options: Any) -> "Plan":
@@ -60,16 +62,17 @@ def plan(dataset: "str | PathLike[str] | Sequence[str | PathLike[str]] | None" =
     Raises:
         AutosegError, PlanError: the dataset or an option is at fault, or no plan is possible.
     """
-    from autoseg import pipeline
+    from autoseg import verbs
+    from autoseg.options import options_from
 
     fingerprint = options.pop("fingerprint", None)
     if fingerprint is not None:
-        return pipeline.plan_fingerprint(fingerprint, pipeline.options_from("-", options)[1])
+        return verbs.plan_fingerprint(fingerprint, options_from("-", options)[1])
     first, *others = dataset if isinstance(dataset, list | tuple) else [dataset]
-    source, chosen = pipeline.options_from(first, options)
+    source, chosen = options_from(first, options)
     if others:
-        return pipeline.plan_together([source, *(pipeline.options_from(item, {})[0] for item in others)], chosen)
-    return pipeline.plan(source, chosen)
+        return verbs.plan_together([source, *(options_from(item, {})[0] for item in others)], chosen)
+    return verbs.plan(source, chosen)
 
 
 def predict(model: "str | PathLike[str]", image: Any, **options: Any) -> Any:
@@ -88,8 +91,19 @@ def predict(model: "str | PathLike[str]", image: Any, **options: Any) -> Any:
     return predict_image(model, image, **options)
 
 
-def evaluate(predictions: "str | PathLike[str]", labels: "str | PathLike[str]") -> Any:
-    """Compare a folder of predictions with a folder of labels; gives an ``evaluation.folders.FolderComparison``."""
-    from autoseg import pipeline
+def evaluate(predictions: "str | PathLike[str]", labels: "str | PathLike[str]", **options: Any) -> Any:
+    """Compare a folder of predictions with a folder of labels.
 
-    return pipeline.evaluate(predictions, labels)
+    Args:
+        predictions, labels: folders, or two files.
+        **options: ``protocol``, a name such as ``brats2023``; ``metrics``, a sequence such as ``["dice", "nsd@2"]``.
+
+    Returns:
+        An ``evaluation.folders.FolderComparison``.
+
+    Raises:
+        AutosegError: nothing can be compared, or an option is not known.
+    """
+    from autoseg import verbs
+
+    return verbs.evaluate(predictions, labels, **options)

@@ -1,4 +1,4 @@
-"""The command ``autoseg``: verbs, help made of worked examples, exit codes; no logic.
+"""The command ``autoseg``: from a command line to one call, and from what came of it to an exit code; no logic.
 
 Exit codes: 0 done, 1 a fault of autoseg, 2 the user's input, 130 interrupted.
 """
@@ -9,52 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = """\
-examples:
-  autoseg demo                                        a small dataset made here, and the whole job on it
-  autoseg run my_dataset                              everything: check, plan, train five folds, choose, report
-  autoseg run my_dataset --configurations 3d_fullres --folds 0 --epochs 100
-  autoseg predict runs/my_dataset new_scans results   segment new images with what was trained
-  autoseg evaluate results labels                     compare predictions with labels
-
-Run the same command again and it goes on where it stopped. `autoseg VERB --help` explains a verb.
-"""
-
-VERB_EXAMPLES = {
-    "demo": "examples:\n  autoseg demo\n  autoseg demo --out /data/demo --epochs 20\n",
-    "run": (
-        "examples:\n"
-        "  autoseg run my_dataset\n"
-        "  autoseg run my_dataset --budget 4GB --epochs 200 --out runs/small\n"
-        "  autoseg run --images scans --labels masks --test new_scans\n"
-        "  autoseg run my_dataset --configurations 3d_fullres --folds 0,1 --device cpu\n"
-        "  autoseg run my_dataset --set 3d_fullres.batch_size=4\n"
-        "  autoseg run my_dataset --time-budget 6h --patience 100\n"
-        "  autoseg run my_dataset --like runs/other_dataset\n"
-        "  autoseg run my_dataset --init runs/other_dataset --freeze encoder --epochs 200\n"
-    ),
-    "check": "examples:\n  autoseg check my_dataset\n  autoseg check --images scans --labels masks\n",
-    "plan": (
-        "examples:\n"
-        "  autoseg plan my_dataset\n"
-        "  autoseg plan my_dataset --budget 4GB --set 2d.batch_size=8\n"
-        "  autoseg plan my_dataset --set 3d_large.inherits=3d_fullres --set 3d_large.batch_size=4\n"
-        "  autoseg plan my_dataset --like runs/other_dataset\n"
-        "  autoseg plan my_dataset --measure\n"
-        "  autoseg plan dataset_a dataset_b --out runs/common\n"
-        "  autoseg plan --fingerprint runs/my_dataset/fingerprint.json --budget 8GB --json\n"
-    ),
-    "train": "examples:\n  autoseg train runs/my_dataset 3d_fullres 0\n",
-    "predict": (
-        "examples:\n"
-        "  autoseg predict runs/my_dataset new_scans results\n"
-        "  autoseg predict runs/my_dataset scan.nii.gz results --save-probabilities\n"
-    ),
-    "evaluate": "examples:\n  autoseg evaluate results labels\n  autoseg evaluate results labels --json\n",
-    "report": "examples:\n  autoseg report runs/my_dataset\n",
-}
-
-STAGES = ("check", "plan", "preprocess", "train", "choose")
+from autoseg.command_line import build_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,206 +48,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of all verbs; what it accepts is frozen by a test."""
-    parser = _parser_type("autoseg", "Self-configuring biomedical image segmentation.", EXAMPLES)
-    parser.add_argument("--version", action="version", version=_version())
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    _add_demo(_verb(verbs, "demo", "make a small 3D dataset and run the whole job on it"))
-    _add_run(_verb(verbs, "run", "the whole job, from a dataset folder to predictions and a report; resumable"))
-    _add_source(_verb(verbs, "check", "list every problem of a dataset folder"))
-    _add_plan(_verb(verbs, "plan", "show what would be trained, value and reason side by side"))
-    _add_train(_verb(verbs, "train", "train one fold of a run; what launchers call"))
-    _add_predict(_verb(verbs, "predict", "segment new images with a trained run"))
-    _add_evaluate(_verb(verbs, "evaluate", "compare predictions with labels"))
-    report = _verb(verbs, "report", "write the run's HTML page again, from its records")
-    report.add_argument("run", metavar="RUN", type=Path, help="run folder")
-    return parser
-
-
-def _version() -> str:
-    from autoseg import __version__
-
-    return f"autoseg {__version__}"
-
-
-def _parser_type(name: str, description: str, examples: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=name, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
-def _verb(verbs: Any, name: str, description: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        help=description,
-        description=f"{description[0].upper()}{description[1:]}.\n\n{VERB_EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _add_source(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    source = parser.add_argument_group("the data")
-    meaning = "dataset folder, or a CSV table" + ("; several get one common plan" if several else "")
-    source.add_argument("dataset", metavar="DATASET", type=Path, nargs="*" if several else "?", help=meaning)
-    source.add_argument("--images", metavar="DIR", type=Path, help="folder of images, instead of DATASET")
-    source.add_argument("--labels", metavar="DIR", type=Path, help="folder of labels, matched by name")
-    source.add_argument("--test", metavar="DIR", type=Path, help="folder of images to predict in the end")
-    source.add_argument("--group-by", metavar="REGEX", help="cases whose ids match alike stay in one fold")
-
-
-def _add_planning(parser: argparse.ArgumentParser) -> None:
-    planning = parser.add_argument_group("the plan")
-    planning.add_argument("--budget", metavar="8GB", help="memory of one device (default: the GPU's, 8GB without one)")
-    planning.add_argument("--planner", metavar="NAME", default="default", help="which rules decide (default: default)")
-    planning.add_argument("--like", metavar="RUN", type=Path, help="carry the plan of this run (or plan.json) over")
-    planning.add_argument(
-        "--set", metavar="A.B=V", action="append", default=[], help="change one value of the plan; may be repeated"
-    )
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    training = parser.add_argument_group("training")
-    training.add_argument("--configurations", metavar="A,B", help="train these only (default: all of the plan)")
-    training.add_argument("--folds", metavar="0,1", help="train these only, or all-data (default: all folds)")
-    training.add_argument("--epochs", metavar="N", type=_count, help="epochs per fold (default: 1000)")
-    training.add_argument("--steps-per-epoch", metavar="N", type=_count, help="steps per epoch (default: 250)")
-    training.add_argument("--seed", metavar="N", type=int, help="seed of all randomness (default: 0)")
-    training.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    training.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-
-
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="folder to work in")
-    _add_training(parser)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
-    parser.add_argument("--out", metavar="RUN", type=Path, help="run folder (default: runs/NAME)")
-    parser.add_argument("--until", choices=STAGES, help="stop after this stage")
-    parser.add_argument("--plan", metavar="P.json", type=Path, help="use this plan instead of making one")
-    _add_planning(parser)
-    _add_training(parser)
-    length = parser.add_argument_group("how long")
-    length.add_argument("--time-budget", metavar="6h", help="wall time for all trainings; decides the epochs")
-    length.add_argument("--patience", metavar="N", type=_count, help="epochs without gain until the final anneal")
-    start = parser.add_argument_group("starting from trained weights")
-    start.add_argument("--init", metavar="MODEL", type=Path, help="run folder, nnU-Net v2 model folder or checkpoint")
-    start.add_argument("--freeze", metavar="A,B", help="leave these parts as they are, such as encoder")
-
-
-def _add_plan(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser, several=True)
-    parser.add_argument("--fingerprint", metavar="F.json", type=Path, help="plan from this record, without a dataset")
-    parser.add_argument("--out", metavar="RUN", type=Path, help="keep fingerprint and plan in this run folder")
-    parser.add_argument("--json", action="store_true", help="print the plan record")
-    parser.add_argument("--measure", action="store_true", help="run real training steps and compare their memory")
-    _add_planning(parser)
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder with a plan and preprocessed cases")
-    parser.add_argument("configuration", metavar="CONFIGURATION", help="such as 3d_fullres")
-    parser.add_argument("fold", metavar="FOLD", help="number of the fold, or all-data")
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="run folder")
-    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of images, or one image")
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder for the segmentations")
-    parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
-    parser.add_argument("--save-probabilities", action="store_true", help="keep the class probabilities too")
-    parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="folder of segmentations")
-    parser.add_argument("labels", metavar="LABELS", type=Path, help="folder of labels with the same names")
-    parser.add_argument("--json", action="store_true", help="print the scores record")
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
-    return value
-
-
 def _source_and_options(options: argparse.Namespace) -> tuple[Any, Any]:
-    from autoseg import pipeline
+    from autoseg.options import options_from
 
     skipped = {"verb", "debug", "dataset", "json", "fingerprint", "measure"}
     given = {name: value for name, value in vars(options).items() if name not in skipped and value is not None}
-    return pipeline.options_from(options.dataset, given)
+    return options_from(options.dataset, given)
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
 
     given = {
         name: value for name, value in vars(options).items() if name not in {"verb", "debug"} and value is not None
     }
-    pipeline.demo(given)
+    verbs.demo(given)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
 
-    pipeline.run(*_source_and_options(options))
+    verbs.run(*_source_and_options(options))
 
 
 def _check(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
 
-    pipeline.check_and_print(_source_and_options(options)[0])
+    verbs.check_and_print(_source_and_options(options)[0])
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
+    from autoseg.options import options_from
     from planners import describe, records
 
     datasets = options.dataset
     options.dataset = datasets[0] if datasets else None
     if options.fingerprint is not None:
         options.dataset = options.dataset or Path("-")
-        plan = pipeline.plan_fingerprint(options.fingerprint, _source_and_options(options)[1])
+        plan = verbs.plan_fingerprint(options.fingerprint, _source_and_options(options)[1])
     elif len(datasets) > 1:
         source, chosen = _source_and_options(options)
-        others = [pipeline.options_from(dataset, {})[0] for dataset in datasets[1:]]
-        plan = pipeline.plan_together([source, *others], chosen)
+        others = [options_from(dataset, {})[0] for dataset in datasets[1:]]
+        plan = verbs.plan_together([source, *others], chosen)
     else:
-        plan = pipeline.plan(*_source_and_options(options))
+        plan = verbs.plan(*_source_and_options(options))
     print(records.dumps(plan) if options.json else describe.describe(plan), end="" if options.json else "\n")
     if options.measure:
-        print(pipeline.measure(plan), file=sys.stderr if options.json else sys.stdout)
+        print(verbs.measure(plan), file=sys.stderr if options.json else sys.stdout)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
 
-    pipeline.train(options.run, options.configuration, options.fold)
+    verbs.train(options.run, options.configuration, options.fold)
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
 
-    given = {"overwrite": options.overwrite, "save_probabilities": options.save_probabilities}
-    pipeline.predict(options.model, options.images, options.output, device=options.device, **given)
+    names = ("overwrite", "save_probabilities", "uncertainty", "device")
+    verbs.predict(options.model, options.images, options.output, **{name: getattr(options, name) for name in names})
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
+    from autoseg.options import EvaluateOptions, names_in
 
-    pipeline.evaluate_and_print(options.predictions, options.labels, as_json=options.json)
+    given = {name: getattr(options, name) for name in ("protocol", "against", "out") if getattr(options, name)}
+    if options.margin is not None:
+        given["margin"] = options.margin
+    chosen = EvaluateOptions(metrics=names_in(options.metrics or ""), as_json=options.json, **given)
+    verbs.evaluate_and_print(options.predictions, options.labels, chosen)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from autoseg import pipeline
+    from autoseg import verbs
 
-    print(pipeline.report(options.run))
+    print(verbs.report(options.runs, options.out))
+
+
+def _challenge(options: argparse.Namespace) -> None:
+    from autoseg import challenges, verbs
+
+    if options.step == "list":
+        print(challenges.list_text())
+    elif options.step == "prepare":
+        print(challenges.prepare(options.name, options.raw, options.out))
+    elif options.step == "score":
+        verbs.print_comparison(challenges.score(options.name, options.predictions, options.labels))
+    else:
+        print(challenges.pack(options.name, options.predictions, options.out, options.images))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from autoseg import verbs
+
+    verbs.doctor(options.run, overfit=options.overfit)
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -304,4 +156,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "predict": _predict,
     "evaluate": _evaluate,
     "report": _report,
+    "challenge": _challenge,
+    "doctor": _doctor,
 }

@@ -5,34 +5,28 @@ command goes on where it stopped. torch is imported by the stages that need it.
 """
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoseg import planning
-from autoseg.data.check import CheckResult
 from autoseg.data.check_problem import count
 from autoseg.data.dataset import Dataset, DatasetSource, open_dataset
 from autoseg.data.splits import Splits, all_data_split, make_splits
-from autoseg.errors import DatasetError, OptionError, RunFolderError
+from autoseg.errors import DatasetError, OptionError
 from autoseg.jobs import Job, autoseg_command, run_jobs, visible_gpus
-from autoseg.options import ALL_DATA, RunOptions, options_from
+from autoseg.options import ALL_DATA, RunOptions
 from autoseg.progress import duration, say
 from autoseg.provenance import open_record
-from autoseg.run_folder import RunFolder, RunRecord, lock, records_from
+from autoseg.run_folder import RunFolder, RunRecord, lock
 from planners import describe, records
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
 
 if TYPE_CHECKING:
     from autoseg.compute import Compute
-
-__all__ = ["check", "demo", "evaluate", "options_from", "plan", "predict", "report", "run", "train"]
-
-DEMO_OPTIONS = {"epochs": 6, "steps_per_epoch": 20, "configurations": "3d_fullres", "folds": "0,1,2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +225,9 @@ def _predict_tests(work: Work) -> None:
 
 
 def _report(work: Work) -> None:
-    say(f"  {report(work.run.root)}")
+    from autoseg.report import write_report
+
+    say(f"  {write_report(work.run)}")
 
 
 def _summary(work: Work, seconds: float) -> None:
@@ -251,132 +247,3 @@ def _summary(work: Work, seconds: float) -> None:
         f"next                   autoseg predict {run.root} NEW_IMAGES OUTPUT",
     ]
     print("\n".join(lines))
-
-
-# -------------------------------------------------------------------------------------------------------------- verbs
-
-
-def check(source: DatasetSource) -> CheckResult:
-    """Find every problem of a dataset, and raise none of them."""
-    from autoseg.data.check import check_dataset
-
-    return check_dataset(open_dataset(source))
-
-
-def check_and_print(source: DatasetSource) -> None:
-    """Print every problem of a dataset.
-
-    Raises:
-        DatasetError: at least one stops a run.
-    """
-    result = check(source)
-    print(result.text())
-    if result.stops:
-        stopping = sum(p.stops for p in result.problems)
-        raise DatasetError(f"{count(stopping, 'problem')} stop{'s' * (stopping == 1)} the run; see the list")
-
-
-def plan(source: DatasetSource, options: RunOptions) -> Plan:
-    """Check and measure a dataset and decide; kept in a run folder where ``options.out`` names one.
-
-    Raises:
-        DatasetError: the dataset cannot be used; PlanError: no plan is possible.
-    """
-    if options.out is not None:
-        return run(source, dataclasses.replace(options, until="plan")).read(Plan, RunFolder(options.out).plan_file)
-    return planning.make_plan(_measure(source), options)
-
-
-def plan_together(sources: Sequence[DatasetSource], options: RunOptions) -> Plan:
-    """Check and measure several datasets and decide one plan for all; kept where ``options.out`` names a folder.
-
-    Raises:
-        DatasetError: a dataset cannot be used; PlanError: they do not fit together, or no plan is possible.
-    """
-    return planning.plan_together([_measure(source) for source in sources], options)
-
-
-def measure(plan: Plan) -> str:
-    """Run real training steps of every configuration and word their memory: predicted beside measured."""
-    from autoseg import compute
-    from autoseg.training.measure import measure_plan, word_measured
-
-    chosen = compute.choose("auto", "auto")
-    return word_measured(measure_plan(plan, chosen), chosen)
-
-
-def _measure(source: DatasetSource) -> Fingerprint:
-    """Check and measure a dataset without keeping anything."""
-    from autoseg.preprocessing.fingerprinting import check_and_measure
-
-    result, fingerprint = check_and_measure(open_dataset(source), None, store_folder=None)
-    if result.stops or fingerprint is None:
-        raise DatasetError(result.text())
-    return fingerprint
-
-
-def plan_fingerprint(file: str | os.PathLike[str], options: RunOptions) -> Plan:
-    """Plan from a fingerprint's file alone."""
-    fingerprint = records_from(Fingerprint, Path(file))
-    made = planning.make_plan(fingerprint, options)
-    if options.out is not None:
-        folder = RunFolder(options.out)
-        folder.write(fingerprint, folder.fingerprint_file)
-        folder.write(made, folder.plan_file)
-    return made
-
-
-def train(run_folder: Path, configuration: str, fold: str) -> None:
-    """Train and validate one fold of a run that is planned and preprocessed."""
-    from autoseg.training.folds import train_and_validate
-
-    train_and_validate(RunFolder(run_folder), configuration, int(fold) if fold.isdigit() else fold)
-
-
-def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
-    """Segment a folder of images, or one image, into a folder."""
-    from autoseg.inference.predictor import predict_folder
-
-    predict_folder(model, images, output, **options)
-
-
-def evaluate(predictions: Any, labels: Any) -> Any:
-    """Compare two folders of label maps; gives an ``evaluation.folders.FolderComparison``."""
-    from autoseg.evaluation.folders import evaluate_folders
-
-    return evaluate_folders(Path(predictions), Path(labels))
-
-
-def evaluate_and_print(predictions: Path, labels: Path, *, as_json: bool) -> None:
-    """Compare two folders and print a table, or the record.
-
-    Raises:
-        DatasetError: some files could not be compared; what could is printed.
-    """
-    comparison = evaluate(predictions, labels)
-    print(records.dumps(comparison) if as_json else comparison.text(), end="" if as_json else "\n")
-    if comparison.problems:
-        raise DatasetError(f"{count(comparison.num_left_out, 'case')} could not be compared; see the list")
-
-
-def report(run_folder: Path) -> Path:
-    """Write the page of a run from its records."""
-    from autoseg.report import write_report
-
-    folder = RunFolder(run_folder)
-    if not folder.run_file.exists():
-        raise RunFolderError(f"{run_folder} is no run folder: it holds no run.json. Name one that `autoseg run` made")
-    return write_report(folder)
-
-
-def demo(given: Mapping[str, Any]) -> RunFolder:
-    """Make a small dataset and do the whole job on it."""
-    from autoseg.data.demo import make_demo_dataset
-
-    out = Path(given["out"])
-    folder = out / "dataset"
-    if not (folder / "dataset.json").exists():
-        say(f"making a dataset in {folder}")
-        make_demo_dataset(folder)
-    source, options = options_from(folder, {**DEMO_OPTIONS, **given, "out": out / "run"})
-    return run(source, options)

@@ -12,8 +12,11 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("autoseg", "planners") for path in (ROOT / package).rglob("*.py"))
 
 ROWS = {
-    "cli": 11,
+    "cli": 12,
+    "verbs": 11,
     "pipeline": 10,
+    "doctor": 10,
+    "command_line": 10,
     "training": 9,
     "challenges": 9,
     "inference": 8,
@@ -37,7 +40,7 @@ ROWS = {
     "planners": 1,
 }
 HEAVY = {
-    "torch": {"training", "inference", "interop", "targets", "networks", "compute", "pipeline"},
+    "torch": {"training", "inference", "interop", "targets", "networks", "compute", "doctor"},
     "scipy": {"training", "targets", "preprocessing", "networks", "evaluation", "data"},
     "SimpleITK": {"preprocessing", "data", "inference"},
     "matplotlib": set(),
@@ -121,7 +124,7 @@ def run_python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["autoseg", "autoseg.cli", "autoseg.pipeline", "autoseg.report", "autoseg.evaluation"]
+    "module", ["autoseg", "autoseg.cli", "autoseg.verbs", "autoseg.pipeline", "autoseg.report", "autoseg.evaluation"]
 )
 def test_starts_without_torch(module: str) -> None:
     code = f"import {module}, sys; print(sorted(m for m in ('torch', 'matplotlib.pyplot', 'rich') if m in sys.modules))"

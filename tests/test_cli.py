@@ -11,6 +11,7 @@ import pytest
 
 import autoseg
 from autoseg import cli
+from autoseg.command_line import EXAMPLES, VERB_EXAMPLES
 from autoseg.data.demo import make_demo_dataset
 from planners import records
 from planners.plan import Plan
@@ -18,7 +19,7 @@ from planners.plan import Plan
 SOURCE = {"dataset", "--images", "--labels", "--test", "--group-by"}
 PLANNING = {"--budget", "--planner", "--like", "--set"}
 TRAINING = {"--configurations", "--folds", "--epochs", "--steps-per-epoch", "--seed", "--device", "--precision"}
-LENGTH = {"--time-budget", "--patience"}
+LENGTH = {"--time-budget", "--patience", "--logger"}
 START = {"--init", "--freeze"}
 FROZEN = {
     "demo": {"--out", *TRAINING},
@@ -26,9 +27,11 @@ FROZEN = {
     "check": SOURCE,
     "plan": {"--fingerprint", "--out", "--json", "--measure", *SOURCE, *PLANNING},
     "train": {"run", "configuration", "fold"},
-    "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--device"},
-    "evaluate": {"predictions", "labels", "--json"},
-    "report": {"run"},
+    "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--uncertainty", "--device"},
+    "evaluate": {"predictions", "labels", "--protocol", "--metrics", "--against", "--margin", "--out", "--json"},
+    "report": {"runs", "--out"},
+    "challenge": {"step"},
+    "doctor": {"run", "--overfit"},
 }
 
 
@@ -48,14 +51,14 @@ def test_options_are_frozen() -> None:
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_help_examples_parse(name: str) -> None:
-    examples = re.findall(r"^  autoseg (.+)$", cli.VERB_EXAMPLES[name], flags=re.MULTILINE)
+    examples = re.findall(r"^  autoseg (.+)$", VERB_EXAMPLES[name], flags=re.MULTILINE)
     assert examples
     for line in examples:
         assert cli.build_parser().parse_args(line.split()).verb == name
 
 
 def test_general_help_examples_parse() -> None:
-    lines = re.findall(r"^  autoseg (\S.*?)(?:\s{2,}.*)?$", cli.EXAMPLES, flags=re.MULTILINE)
+    lines = re.findall(r"^  autoseg (\S.*?)(?:\s{2,}.*)?$", EXAMPLES, flags=re.MULTILINE)
     assert len(lines) >= 4
     for line in lines:
         cli.build_parser().parse_args(line.split())

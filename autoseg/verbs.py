@@ -1,0 +1,193 @@
+"""The verbs of the command line that are one call each: check, plan, train, predict, evaluate, report and so on.
+
+torch is imported by those that need it, when they need it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoseg import planning
+from autoseg.data.check import CheckResult
+from autoseg.data.check_problem import count
+from autoseg.data.dataset import DatasetSource, open_dataset
+from autoseg.errors import DatasetError, RunFolderError
+from autoseg.options import EvaluateOptions, RunOptions, options_from
+from autoseg.pipeline import run
+from autoseg.progress import say
+from autoseg.run_folder import RunFolder, records_from, write_atomic
+from planners import records
+from planners.fingerprint import Fingerprint
+from planners.plan import Plan
+
+__all__ = ["check", "demo", "evaluate", "plan", "predict", "report", "run", "train"]
+
+DEMO_OPTIONS = {"epochs": 6, "steps_per_epoch": 20, "configurations": "3d_fullres", "folds": "0,1,2"}
+
+
+def check(source: DatasetSource) -> CheckResult:
+    """Find every problem of a dataset, and raise none of them."""
+    from autoseg.data.check import check_dataset
+
+    return check_dataset(open_dataset(source))
+
+
+def check_and_print(source: DatasetSource) -> None:
+    """Print every problem of a dataset.
+
+    Raises:
+        DatasetError: at least one stops a run.
+    """
+    result = check(source)
+    print(result.text())
+    if result.stops:
+        stopping = sum(p.stops for p in result.problems)
+        raise DatasetError(f"{count(stopping, 'problem')} stop{'s' * (stopping == 1)} the run; see the list")
+
+
+def plan(source: DatasetSource, options: RunOptions) -> Plan:
+    """Check and measure a dataset and decide; kept in a run folder where ``options.out`` names one.
+
+    Raises:
+        DatasetError: the dataset cannot be used; PlanError: no plan is possible.
+    """
+    if options.out is not None:
+        return run(source, dataclasses.replace(options, until="plan")).read(Plan, RunFolder(options.out).plan_file)
+    return planning.make_plan(_measure(source), options)
+
+
+def plan_together(sources: Sequence[DatasetSource], options: RunOptions) -> Plan:
+    """Check and measure several datasets and decide one plan for all; kept where ``options.out`` names a folder.
+
+    Raises:
+        DatasetError: a dataset cannot be used; PlanError: they do not fit together, or no plan is possible.
+    """
+    return planning.plan_together([_measure(source) for source in sources], options)
+
+
+def measure(plan: Plan) -> str:
+    """Run real training steps of every configuration and word their memory: predicted beside measured."""
+    from autoseg import compute
+    from autoseg.training.measure import measure_plan, word_measured
+
+    chosen = compute.choose("auto", "auto")
+    return word_measured(measure_plan(plan, chosen), chosen)
+
+
+def _measure(source: DatasetSource) -> Fingerprint:
+    """Check and measure a dataset without keeping anything."""
+    from autoseg.preprocessing.fingerprinting import check_and_measure
+
+    result, fingerprint = check_and_measure(open_dataset(source), None, store_folder=None)
+    if result.stops or fingerprint is None:
+        raise DatasetError(result.text())
+    return fingerprint
+
+
+def plan_fingerprint(file: str | os.PathLike[str], options: RunOptions) -> Plan:
+    """Plan from a fingerprint's file alone."""
+    fingerprint = records_from(Fingerprint, Path(file))
+    made = planning.make_plan(fingerprint, options)
+    if options.out is not None:
+        folder = RunFolder(options.out)
+        folder.write(fingerprint, folder.fingerprint_file)
+        folder.write(made, folder.plan_file)
+    return made
+
+
+def train(run_folder: Path, configuration: str, fold: str) -> None:
+    """Train and validate one fold of a run that is planned and preprocessed."""
+    from autoseg.training.folds import train_and_validate
+
+    train_and_validate(RunFolder(run_folder), configuration, int(fold) if fold.isdigit() else fold)
+
+
+def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
+    """Segment a folder of images, or one image, into a folder."""
+    from autoseg.inference.predictor import predict_folder
+
+    predict_folder(model, images, output, **options)
+
+
+def evaluate(predictions: Any, labels: Any, *, protocol: str | None = None, metrics: Sequence[str] = ()) -> Any:
+    """Compare two folders of label maps; gives an ``evaluation.folders.FolderComparison``."""
+    from autoseg.evaluation.folders import evaluate_folders
+
+    return evaluate_folders(Path(predictions), Path(labels), protocol=protocol, metrics=metrics)
+
+
+def evaluate_and_print(predictions: Path, labels: Path, options: EvaluateOptions) -> None:
+    """Compare predictions with labels, and with other predictions where ``options`` name any; print, and keep.
+
+    Raises:
+        DatasetError: some files could not be compared; what could is printed.
+    """
+    given: Any = {"protocol": options.protocol, "metrics": options.metrics}
+    comparison = evaluate(predictions, labels, **given)
+    against = None
+    if options.against is not None:
+        from autoseg.evaluation.against import compare
+        from autoseg.evaluation.run_differences import differences
+
+        against = compare(comparison, evaluate(options.against, labels, **given), options.margin)
+        unequal = differences(predictions, options.against)
+    if options.out is not None:
+        write_atomic(options.out / "scores.json", records.dumps(comparison))
+        write_atomic(options.out / "scores.csv", comparison.csv())
+        if against is not None:
+            write_atomic(options.out / "against.json", records.dumps(against))
+            write_atomic(options.out / "difference.svg", against.svg())
+    print_comparison(comparison, as_json=options.as_json)
+
+
+def print_comparison(comparison: Any, *, as_json: bool = False) -> None:
+    """Print a ``FolderComparison`` as a table, or as a record.
+
+    Raises:
+        DatasetError: some files could not be compared.
+    """
+    print(records.dumps(comparison) if as_json else comparison.text(), end="" if as_json else "\n")
+    if comparison.problems:
+        raise DatasetError(f"{count(comparison.num_left_out, 'case')} could not be compared; see the list")
+
+
+def report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page of a run from its records; of several runs one page that compares them."""
+    from autoseg.report import write_report
+
+    folders = [RunFolder(path) for path in runs]
+    for folder in folders:
+        if not folder.run_file.exists():
+            raise RunFolderError(f"{folder.root} is no run folder: it holds no run.json. Name one of `autoseg run`")
+    if len(folders) > 1:
+        from autoseg.report import write_comparison
+
+        return write_comparison(folders, out or Path("comparison.html"))
+    return write_report(folders[0])
+
+
+def doctor(run_folder: Path | None = None, *, overfit: bool = False) -> None:
+    """Print what is wrong with this machine, or with a run.
+
+    Raises:
+        RunFolderError: something is; it is printed.
+    """
+    from autoseg.doctor import examine
+
+    if not examine(run_folder, overfit=overfit):
+        raise RunFolderError("not all is well; see the lines marked with ! and the last one")
+
+
+def demo(given: Mapping[str, Any]) -> RunFolder:
+    """Make a small dataset and do the whole job on it."""
+    from autoseg.data.demo import make_demo_dataset
+
+    out = Path(given["out"])
+    folder = out / "dataset"
+    if not (folder / "dataset.json").exists():
+        say(f"making a dataset in {folder}")
+        make_demo_dataset(folder)
+    source, options = options_from(folder, {**DEMO_OPTIONS, **given, "out": out / "run"})
+    return run(source, options)
