@@ -66,6 +66,7 @@ class WeightsAndBiases:
             dir=str(run.root),
             mode=os.environ.get("WANDB_MODE", "offline"),
             resume="allow",
+            settings=wandb.Settings(silent=True, console="off"),  # the terminal is for the training's own lines
             config=records.to_json(configuration),
         )
 
