@@ -10,6 +10,9 @@ from autoseg.errors import DatasetError
 COMPANIONS = {".json", ".txt", ".md", ".csv", ".tsv", ".xml", ".raw", ".zraw", ".img", ".pdf", ".html", ".log"}
 """Endings of files that may lie beside images without being worth a word."""
 
+MAP_SUFFIXES = (".entropy", ".disagreement")
+"""Names of the maps of uncertainty that lie beside a segmentation: ``CASE.entropy.nii.gz`` is no case of its own."""
+
 
 def list_images(folder: Path, *, series: bool = True) -> tuple[dict[str, Path], list[str]]:
     """List the images of a folder.
@@ -44,6 +47,8 @@ def list_images(folder: Path, *, series: bool = True) -> tuple[dict[str, Path], 
             f"{folder} holds no images (it holds {describe_folder(folder)}). Known endings: {' '.join(READERS)}; "
             "or one folder of DICOM slices per case"
         )
+    maps = {name for name in found for suffix in MAP_SUFFIXES if name.removesuffix(suffix) in found.keys() - {name}}
+    found = {name: path for name, path in found.items() if name not in maps}
     notes = [f"{len(unknown)} files of unknown format in {folder} passed over: {some(unknown)}"] if unknown else []
     return found, notes
 

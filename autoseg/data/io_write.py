@@ -1,6 +1,7 @@
 """Write label maps as files: whole or not at all, in the smallest integer type, with the geometry they came with."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import tempfile
@@ -55,6 +56,35 @@ def write_label(path: Path, ending: str, label_ZYX: np.ndarray, geometry: Geomet
         text = json.dumps({"spacing": list(geometry.spacing_mm)}) + "\n"
         sidecar = path.with_name(path.name[: -len(ending)] + ".json")
         replace_whole(sidecar, ".json", lambda temporary: write_text(temporary, text))
+
+
+def write_values(path: Path, values_ZYX: np.ndarray, geometry: Geometry) -> None:
+    """Write an array in its own type where ``write_label`` chooses type and format itself; uncompressed.
+
+    Args:
+        path: ends in ``.tif`` (a stack, floats too) or ``.mhd`` (MetaImage: header, and voxels beside it in ``.raw``).
+        values_ZYX: z, y, x.
+        geometry: as the image was read; of a TIFF only the size of the pixels is kept.
+
+    Raises:
+        ImageError: the ending is another, or the disk fails.
+    """
+    writers = {".tif": "TIFFImageIO", ".mhd": "MetaImageIO"}
+    if path.suffix not in writers:
+        raise ImageError(f"{path}: arrays are written as {' or '.join(writers)}. Choose one of these endings")
+    image = sitk_from_label(values_ZYX, dataclasses.replace(geometry, dimensions=3))
+
+    def write(target: Path) -> None:
+        writer = simpleitk().ImageFileWriter()
+        writer.SetImageIO(writers[path.suffix])
+        writer.SetFileName(str(target))
+        writer.Execute(image)
+
+    if path.suffix == ".mhd":  # two files, of which one names the other: no temporary name would do
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    else:
+        replace_whole(path, path.suffix, write)
 
 
 def _smallest_type(path: Path, label: np.ndarray, types: tuple[str, ...]) -> np.dtype:

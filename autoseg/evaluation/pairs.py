@@ -1,7 +1,8 @@
 """A pair: label and prediction of one structure in one case, as every metric sees it."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from autoseg.evaluation.lesions import Lesions
+    from autoseg.evaluation.overlap import Structure
     from autoseg.evaluation.surface import SurfaceDistances
 
 MARGIN = 1
@@ -94,3 +96,62 @@ def make_pair(label: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[fl
         origin=tuple(part.start for part in box),
         shape=label.shape,
     )
+
+
+def make_pairs(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    structures: "Sequence[Structure]",
+    spacing_mm: Sequence[float],
+    ignore_index: int | None = None,
+) -> Iterator[Pair]:
+    """Make the pairs of all structures from two label maps, one after the other; each equals ``make_pair`` of its masks.
+
+    Where the classes lie is found in one pass over each map, so a structure costs no more than its own box.
+
+    Args:
+        label, prediction: inner class indices (z, y, x) or (y, x), any integer type.
+        structures: what to compare; their order is kept.
+        spacing_mm: per axis.
+        ignore_index: voxels with this label are False in both masks.
+
+    Raises:
+        ValueError: shapes and spacing do not go together.
+    """
+    from scipy import ndimage
+
+    if label.shape != prediction.shape:
+        raise ValueError(f"label has shape {label.shape}, prediction has {prediction.shape}")
+    boxes = [ndimage.find_objects(item) for item in (label, prediction)]
+    for structure in structures:
+        box = _box_around(boxes, structure.classes, label.shape)
+        masks = [_mask_of(item[box], structure.classes) for item in (label, prediction)]
+        if ignore_index is not None:
+            masks[1] &= label[box] != ignore_index
+        pair = make_pair(masks[0], masks[1], spacing_mm)
+        origin = tuple(part.start + first for part, first in zip(box, pair.origin, strict=True))
+        empty = not pair.label.size
+        yield dataclasses.replace(pair, origin=(0,) * label.ndim if empty else origin, shape=label.shape)
+
+
+def _box_around(
+    boxes: Sequence[Sequence[tuple[slice, ...] | None]], classes: Sequence[int], shape: Sequence[int]
+) -> tuple[slice, ...]:
+    """Give the box of some classes in both maps, with ``MARGIN``; for background the whole image."""
+    if 0 in classes:
+        return tuple(slice(0, size) for size in shape)
+    found = [box for of_map in boxes for index in classes if index <= len(of_map) and (box := of_map[index - 1])]
+    if not found:
+        return (slice(0, 0),) * len(shape)
+    ends = [(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*found, strict=True)]
+    return tuple(
+        slice(max(start - MARGIN, 0), min(stop + MARGIN, size)) for (start, stop), size in zip(ends, shape, strict=True)
+    )
+
+
+def _mask_of(indices: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Say where one of some classes is."""
+    mask = np.zeros(indices.shape, dtype=bool)
+    for index in classes:
+        mask |= indices == index
+    return mask

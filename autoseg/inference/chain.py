@@ -1,5 +1,6 @@
 """The steps of a prediction: every configuration that takes part, those that feed a cascade before the cascade."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Chain:
         Raises:
             ModelError: weights are missing or damaged, or do not fit the networks of the plan.
         """
-        self.plan, self.compute = plan, compute
+        self.plan, self.compute, self.weights = plan, compute, selection.weights
         trained = [*selection.previous, *(item for item in selection.folds if item not in selection.previous)]
         self.steps = [self._step(place, trained, selection) for place in range(len(trained))]
 
@@ -109,7 +110,9 @@ class Chain:
                 grid = prepared[index].grid
                 previous[index] = previous_segmentation([part], step.target, grid, self.compute.threads)
             parts.update(dict.fromkeys(step.members, part))
-        return [parts[index] for index in sorted(parts)]
+        if not self.weights:
+            return [parts[index] for index in sorted(parts)]
+        return [dataclasses.replace(parts[index], weight=self.weights[index]) for index in sorted(parts)]
 
     def _run(self, step: Step, case: PreprocessedCase, previous_ZYX: np.ndarray | None, what: str | None) -> LogitsPart:
         shown = f"{what}, {step.configuration.name}" if what and len(self.steps) > 1 else what

@@ -7,7 +7,7 @@ the same slabs: ``CASE.probabilities.npy``, float16, (output of the network, z, 
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from autoseg.errors import OptionError
 from autoseg.preprocessing.label_resampling import resample_label
 from autoseg.preprocessing.preprocess import CaseGrid, cropped_view, shape_as_read, uncrop_and_untranspose
-from autoseg.preprocessing.resampling import LogitsResampler
+from autoseg.preprocessing.resampling import LogitsResampler, SlicesOnDemand
 from autoseg.targets import Target
 from planners.plan import Plan, Resampling
 
@@ -30,18 +30,48 @@ class LogitsPart:
     """What the networks of one configuration say of one case.
 
     Attributes:
-        logits_KZYX: float32, on ``grid.shape``, in the plan's axis order.
+        logits_KZYX: float32, on ``grid.shape``, in the plan's axis order; in memory, or slices on demand.
         grid: where they lie in the image.
         resampling: of the configuration.
+        weight: of its probabilities in an average with others; only the ratio to theirs counts.
     """
 
-    logits_KZYX: np.ndarray
+    logits_KZYX: np.ndarray | SlicesOnDemand
     grid: CaseGrid
     resampling: Resampling
+    weight: float = 1.0
 
     def onto(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> LogitsResampler:
         """Look at the logits on another grid over the same extent."""
         return LogitsResampler(self.logits_KZYX, shape, self.grid.spacing_mm, spacing_mm, self.resampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slab:
+    """Some slices of an image as they are decoded; axes in the plan's order.
+
+    Attributes:
+        start, stop: slices along the first axis of the image's crop box (stop exclusive).
+        probabilities_KZYX: float32, what the slices were decoded from; valid only until the watcher returns.
+        segmentation_ZYX: inner class indices, before postprocessing.
+        grid: of the case.
+        axis_order: the plan's.
+    """
+
+    start: int
+    stop: int
+    probabilities_KZYX: np.ndarray
+    segmentation_ZYX: np.ndarray
+    grid: CaseGrid
+    axis_order: tuple[int, int, int]
+
+    def look_at(self, array_ZYX: np.ndarray) -> np.ndarray:
+        """Look at these slices in an array on the image's grid as read; what is written there stands in the array."""
+        return cropped_view(array_ZYX, self.grid, self.axis_order)[self.start : self.stop]
+
+
+Watcher = Callable[[Slab], None]
+"""Is shown every slab once, in any order and from several threads; outside the crop box nothing is shown."""
 
 
 def segment(
@@ -50,15 +80,17 @@ def segment(
     plan: Plan,
     probabilities_file: Path | None = None,
     threads: int = 1,
+    watch: Watcher | None = None,
 ) -> np.ndarray:
     """Decode the logits of one case on the grid of its image.
 
     Args:
-        parts: one per configuration, of equal targets; several are averaged as probabilities.
+        parts: one per configuration, of equal targets; several are averaged as probabilities, by their weights.
         target: decodes; one that is not pointwise decodes whole, on the preprocessed grid of the first part.
         plan: gives the order of axes and the classes.
         probabilities_file: where to write the probabilities too (see above), or None.
         threads: slabs at a time.
+        watch: sees the probabilities of every slab; a target that is not pointwise shows none. It changes nothing.
 
     Returns:
         Inner class indices z, y, x of the image as read; 0 outside the crop.
@@ -74,14 +106,28 @@ def segment(
     segmentation = np.zeros(shape_as_read(grid, plan.axis_order), dtype=np.min_scalar_type(plan.labels.num_classes))
     inside = cropped_view(segmentation, grid, plan.axis_order)
     resamplers = [part.onto(grid.shape_after_crop, grid.spacing_before_mm) for part in parts]
+    weights = [part.weight for part in parts]
     num_outputs = len(parts[0].logits_KZYX)
     with _open_probabilities(probabilities_file, target, num_outputs, plan, grid) as probabilities:
 
         def work(slab: tuple[int, int]) -> None:
-            place = slice(*slab)
-            inside[place], values = decode_slab([item.slab(*slab) for item in resamplers], target, bool(probabilities))
-            for volume, value in zip(probabilities, () if values is None else values, strict=True):
+            place, wanted = slice(*slab), bool(probabilities) or watch is not None
+            inside[place], values = decode_slab([item.slab(*slab) for item in resamplers], target, wanted, weights)
+            if values is None:
+                return
+            for volume, value in zip(probabilities, values, strict=False):  # no volumes where they are only watched
                 volume[place] = value
+            if watch is not None:
+                watch(
+                    Slab(
+                        start=slab[0],
+                        stop=slab[1],
+                        probabilities_KZYX=values,
+                        segmentation_ZYX=inside[place],
+                        grid=grid,
+                        axis_order=plan.axis_order,
+                    )
+                )
 
         slabs = cut_slabs(grid.shape_after_crop, num_outputs)
         with ThreadPoolExecutor(max(1, min(threads, len(slabs)))) as pool:
@@ -96,16 +142,28 @@ def cut_slabs(shape: Sequence[int], num_outputs: int) -> list[tuple[int, int]]:
 
 
 def decode_slab(
-    logits: Sequence[np.ndarray], target: Target, with_probabilities: bool = False
+    logits: Sequence[np.ndarray],
+    target: Target,
+    with_probabilities: bool = False,
+    weights: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode one slab from the logits of every configuration; give its probabilities too where they are wanted."""
     if len(logits) == 1:
         return target.decode(logits[0]), target.probabilities(logits[0]) if with_probabilities else None
-    mean = target.probabilities(logits[0])
-    for item in logits[1:]:
-        mean += target.probabilities(item)
-    mean /= len(logits)
+    mean = average((target.probabilities(item) for item in logits), weights or [1.0] * len(logits))
     return target.decode_probabilities(mean), mean if with_probabilities else None
+
+
+def average(maps: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Average maps by weights, which need not add up to 1; the first map's memory becomes the result."""
+    total: np.ndarray | None = None
+    for item, weight in zip(maps, weights, strict=True):
+        # Equal weights are left out of the sum: then it is the plain mean to the last bit.
+        item = item if weight == weights[0] else np.multiply(item, np.float32(weight / weights[0]), out=item)
+        total = item if total is None else np.add(total, item, out=total)
+    assert total is not None
+    total /= np.float32(sum(weights) / weights[0])
+    return total
 
 
 def _segment_whole(parts: Sequence[LogitsPart], target: Target, plan: Plan) -> np.ndarray:
@@ -126,7 +184,8 @@ def decode_whole(
         shape, spacing_mm: of the grid to bring the integer map to; over the same extent.
     """
     grid, resampling = parts[0].grid, parts[0].resampling
-    maps = np.mean([part.onto(grid.shape, grid.spacing_mm).slab(0, grid.shape[0]) for part in parts], axis=0)
+    found = (part.onto(grid.shape, grid.spacing_mm).slab(0, grid.shape[0]).copy() for part in parts)
+    maps = average(found, [part.weight for part in parts])
     return resample_label(target.decode(maps), shape, grid.spacing_mm, spacing_mm, resampling)
 
 

@@ -29,12 +29,14 @@ class Selection:
         folds: per configuration of the ensemble, its folds' files.
         previous: the same for the configurations that feed these, in the order in which they run.
         postprocessing: rules for the segmentation, in their order.
+        weights: of the configurations' probabilities, as many as ``folds``; empty: all alike.
         because: one line for the user.
     """
 
     folds: tuple["Trained", ...]
     previous: tuple["Trained", ...] = ()
     postprocessing: tuple[Postprocessing, ...]
+    weights: tuple[float, ...] = ()
     because: str
 
     @property
@@ -87,8 +89,24 @@ def select(run: RunFolder, plan: Plan) -> Selection:
         folds=tuple(folds),
         previous=_previous_of(run, plan, choice.configurations),
         postprocessing=choice.postprocessing,
+        weights=_weights(choice, run),
         because=because,
     )
+
+
+def _weights(choice: Choice, run: RunFolder) -> tuple[float, ...]:
+    """Give the choice's weights, none where they are all alike.
+
+    Raises:
+        ModelError: a person has written as many or such as cannot be.
+    """
+    weights = choice.weights
+    if weights and (len(weights) != len(choice.configurations) or min(weights) <= 0):
+        raise ModelError(
+            f"{run.choice_file}: weights are {list(weights)} for {len(choice.configurations)} configurations. Give each "
+            "a positive number, or [] for equal ones"
+        )
+    return weights if len(set(weights)) > 1 else ()
 
 
 def _select_first(run: RunFolder, plan: Plan) -> Selection:
@@ -194,6 +212,8 @@ def digest_of(selection: Selection, plan: Plan) -> str:
     shared = [plan.axis_order, plan.channels, plan.labels]
     configurations, weights = _identity(selection.folds)
     parts = [configurations, shared, list(selection.postprocessing), weights]
+    if selection.weights:
+        parts.append(list(selection.weights))
     return records.digest([*parts, *_identity(selection.previous)] if selection.previous else parts)
 
 

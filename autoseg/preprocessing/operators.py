@@ -45,6 +45,26 @@ class AxisOperator:
     size_out: int
     blocks: tuple[Block, ...]
 
+    @property
+    def first(self) -> int:
+        """First input sample that the output needs."""
+        return min(int(block.columns.start) for block in self.blocks)
+
+    @property
+    def last(self) -> int:
+        """Last input sample that the output needs."""
+        return max(int(block.columns.stop) for block in self.blocks) - 1
+
+    @functools.cached_property
+    def narrowed(self) -> "AxisOperator":
+        """The same for an input that holds only the samples ``first`` to ``last``."""
+        first = self.first
+        blocks = (
+            Block(block.rows, slice(block.columns.start - first, block.columns.stop - first), block.weights)
+            for block in self.blocks
+        )
+        return AxisOperator(self.last - first + 1, self.size_out, tuple(blocks))
+
     def apply(self, array: np.ndarray, axis: int) -> np.ndarray:
         """Resample one axis.
 

@@ -9,6 +9,7 @@ Source: facts of nnU-Net v2.8.1 (spline orders, the rule for anisotropy, clippin
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -82,12 +83,24 @@ def resample_image(
     return result
 
 
+class SlicesOnDemand(Protocol):
+    """Logits that are not in memory: ``rows`` gives some slices, float32 (outputs, slices, y, x)."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Count the outputs."""
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Give the slices ``start`` to ``stop`` (exclusive)."""
+
+
 class LogitsResampler:
     """Logits on another grid, computed slab by slab so that they are never held whole at full resolution."""
 
     def __init__(
         self,
-        logits_KZYX: np.ndarray,
+        logits_KZYX: np.ndarray | SlicesOnDemand,
         new_shape: Sequence[int],
         current_mm: Sequence[float],
         new_mm: Sequence[float],
@@ -96,7 +109,7 @@ class LogitsResampler:
         """Prepare to resample.
 
         Args:
-            logits_KZYX: outputs, z, y, x; float32 and finite.
+            logits_KZYX: outputs, z, y, x; float32 and finite; in memory, or slices on demand.
             new_shape: voxels along z, y, x afterwards.
             current_mm, new_mm: spacings before and after; they only decide on a separate axis.
             resampling: ``logits_order`` (0 or 1), ``order_through_plane`` of a separate axis (0 or 1), and the
@@ -105,7 +118,8 @@ class LogitsResampler:
         Raises:
             OptionError: an order is neither 0 nor 1.
         """
-        self.logits = np.ascontiguousarray(logits_KZYX, dtype=np.float32)
+        held = isinstance(logits_KZYX, np.ndarray)
+        self.logits = np.ascontiguousarray(logits_KZYX, dtype=np.float32) if held else logits_KZYX
         self.shape: tuple[int, ...] = (len(logits_KZYX), *new_shape)
         self._orders = [resampling.logits_order] * 3
         separate = separate_axis(current_mm, new_mm, resampling.anisotropy_threshold)
@@ -122,14 +136,21 @@ class LogitsResampler:
         """
         sizes_in, sizes_out = self.logits.shape[1:], self.shape[1:]
         if sizes_in[0] == sizes_out[0]:
-            slab, expand = self.logits[:, start:stop], None
+            slab, expand = self._rows(start, stop), None
         elif self._orders[0] == 0:
             needed, expand = np.unique(nearest_samples(sizes_in[0], sizes_out[0])[start:stop], return_inverse=True)
-            slab = self.logits[:, needed]
+            slab = self._rows(needed[0], needed[-1] + 1)[:, needed - needed[0]]
         else:
-            slab, expand = axis_operator(sizes_in[0], sizes_out[0], 1, start, stop).apply(self.logits, 1), None
+            operator, expand = axis_operator(sizes_in[0], sizes_out[0], 1, start, stop), None
+            if isinstance(self.logits, np.ndarray):
+                slab = operator.apply(self.logits, 1)
+            else:
+                slab = operator.narrowed.apply(self.logits.rows(operator.first, operator.last + 1), 1)
         slab = _resize_axes(slab, {1 + axis: (sizes_out[axis], self._orders[axis]) for axis in (1, 2)})
         return slab if expand is None else take(slab, 1, expand)
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        return self.logits[:, start:stop] if isinstance(self.logits, np.ndarray) else self.logits.rows(start, stop)
 
 
 def _resize_separately(

@@ -55,11 +55,11 @@ def line_chart(chart: Chart) -> Markup:
     for tick in ticks(y_low, y_high):
         y = HEIGHT - BOTTOM - (tick - y_low) * y_scale
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 4:.1f}">{_tick_text(tick)}</text>')
+        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 4:.1f}">{number_text(tick)}</text>')
     for tick in ticks(x_low, x_high, whole=True):
         x = LEFT + (tick - x_low) * x_scale
         parts.append(f'<path class="grid" d="M{x:.1f} {HEIGHT - BOTTOM}v4"/>')
-        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{_tick_text(tick)}</text>')
+        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{number_text(tick)}</text>')
     for x, text in chart.marks:
         if x_low <= x <= x_high:
             x = LEFT + (x - x_low) * x_scale
@@ -78,7 +78,7 @@ def line_chart(chart: Chart) -> Markup:
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(chart.x_label)}</text>')
     parts.append(f'<text class="tick" x="4" y="14">{escape(chart.y_label)}</text>')
-    return _svg(WIDTH, HEIGHT, chart.description, parts)
+    return svg((WIDTH, HEIGHT), chart.description, parts)
 
 
 def histogram(values: Sequence[float], label: str, description: str) -> Markup:
@@ -106,11 +106,11 @@ def histogram(values: Sequence[float], label: str, description: str) -> Markup:
     start = first / num_bins
     for tick in ticks(start, 1.0):
         x = LEFT + (tick - start) / (1 - start) * (WIDTH - LEFT - RIGHT)
-        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{base + 16}">{_tick_text(tick)}</text>')
+        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{base + 16}">{number_text(tick)}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>')
     parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(label)}</text>')
     parts.append('<text class="tick" x="4" y="14">cases</text>')
-    return _svg(WIDTH, HEIGHT, description, parts)
+    return svg((WIDTH, HEIGHT), description, parts)
 
 
 def strip(values: Sequence[float], low: float, description: str) -> Markup:
@@ -133,7 +133,7 @@ def strip(values: Sequence[float], low: float, description: str) -> Markup:
         f'<path class="dots" d="{dots}"/>',
         f'<path class="median" d="M{x:.1f} 2v{STRIP_HEIGHT - 4}"/>',
     ]
-    return _svg(STRIP_WIDTH, STRIP_HEIGHT, description, parts, kind="strip")
+    return svg((STRIP_WIDTH, STRIP_HEIGHT), description, parts, kind="strip")
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
@@ -164,7 +164,8 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _tick_text(value: float) -> str:
+def number_text(value: float) -> str:
+    """Write a round number as short as it is, with a true minus."""
     return f"{value:.10g}".replace("-", "−")
 
 
@@ -180,6 +181,8 @@ def _path(places: Sequence[tuple[float, float] | None]) -> str:
     return "".join(text)
 
 
-def _svg(width: int, height: int, description: str, parts: Sequence[str], kind: str = "chart") -> Markup:
+def svg(size: tuple[int, int], description: str, parts: Sequence[str], kind: str = "chart") -> Markup:
+    """Put the parts of a drawing together: its width and height in user units, and what it says in words."""
+    width, height = size
     opening = f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">'
     return Markup(opening + "".join(parts) + "</svg>")

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoseg.errors import AutosegError
+from autoseg.evaluation.case_losses import CaseLosses
+from autoseg.evaluation.confidence import Confidence
+from autoseg.evaluation.metric_records import MetricTable
 from autoseg.evaluation.overlap import Scores, merge
 from autoseg.evaluation.selection import Choice, candidate_name
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord
+from planners.fingerprint import Fingerprint
 from planners.plan import Plan
 
 Record = TypeVar("Record")
@@ -16,13 +20,14 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, kw_only=True)
 class FoldMaterial:
-    """One trained fold of one configuration: its files, its rows per epoch, its scores, its ``fold.json``."""
+    """One trained fold of one configuration: its files, its rows per epoch, its scores, losses, ``fold.json``."""
 
     configuration: str
     fold: str
     folder: FoldFolder
     rows: tuple[dict[str, Any], ...]
     scores: Scores | None
+    losses: CaseLosses | None
     record: dict[str, Any]
 
 
@@ -32,7 +37,8 @@ class Material:
 
     Attributes:
         run: the run folder.
-        record, plan, choice: None where the file is missing or cannot be read.
+        record, fingerprint, plan, choice: None where the file is missing or cannot be read.
+        metrics, confidence: of what was chosen, likewise.
         folds: in the order of configurations, then folds.
         scores: out-of-fold scores of the best there is, or None.
         scored: what ``scores`` belong to, for people.
@@ -42,8 +48,11 @@ class Material:
 
     run: RunFolder
     record: RunRecord | None
+    fingerprint: Fingerprint | None
     plan: Plan | None
     choice: Choice | None
+    metrics: MetricTable | None
+    confidence: Confidence | None
     folds: tuple[FoldMaterial, ...]
     scores: Scores | None
     scored: str
@@ -70,15 +79,21 @@ def gather(run: RunFolder) -> Material:
     """Read all records of a run that are there."""
     missing: list[str] = []
     record = _read(run, RunRecord, run.run_file, "written when a run starts", missing)
+    fingerprint = _read(run, Fingerprint, run.fingerprint_file, "written when the dataset is measured", missing)
     plan = _read(run, Plan, run.plan_file, "written by the plan stage", missing)
     choice = _read(run, Choice, run.choice_file, "written after the folds are trained", missing)
+    metrics = _read(run, MetricTable, run.metrics_file, "written with the choice", missing)
+    confidence = _read(run, Confidence, run.confidence_file, "written with the choice", missing)
     folds = _folds(run, plan, missing)
     scores, scored = _scores(run, choice, folds, missing)
     return Material(
         run=run,
         record=record,
+        fingerprint=fingerprint,
         plan=plan,
         choice=choice,
+        metrics=metrics,
+        confidence=confidence,
         folds=folds,
         scores=scores,
         scored=scored,
@@ -133,12 +148,16 @@ def _folds(run: RunFolder, plan: Plan | None, missing: list[str]) -> tuple[FoldM
         scores = None
         if fold != "all-data":
             scores = _read(run, Scores, folder.scores, "written when the fold is trained", missing)
+        losses = None
+        if folder.case_losses.exists():  # folds trained before there were any have none; the page says so once
+            losses = _read(run, CaseLosses, folder.case_losses, "written when the fold is trained", missing)
         made = FoldMaterial(
             configuration=path.parent.name,
             fold=fold,
             folder=folder,
             rows=rows,
             scores=scores,
+            losses=losses,
             record=read_object(folder.record),
         )
         folds.append(made)

@@ -2,13 +2,26 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autoseg.evaluation.selection import candidate_name
-from autoseg.report import facts, plan_rows, score_tables
+from autoseg.report import (
+    choice_tables,
+    confidence_charts,
+    facts,
+    loss_tables,
+    metric_tables,
+    plan_rows,
+    score_tables,
+    sizes,
+)
 from autoseg.report.curves import draw_curves
 from autoseg.report.material import Material, gather
 from autoseg.report.pictures import draw_pictures
 from autoseg.run_folder import RunFolder, write_atomic
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def write_report(run: RunFolder) -> Path:
@@ -26,31 +39,25 @@ def write_report(run: RunFolder) -> Path:
 
 def render(material: Material) -> str:
     """Lay out the page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    files = resources.files("autoseg.report")
-    template = environment.from_string(files.joinpath("report.html.jinja").read_text("utf-8"))
     choice, record, plan, scores = material.choice, material.record, material.plan, material.scores
-    return template.render(
-        style=files.joinpath("report.css").read_text("utf-8"),
+    return template("report.html.jinja").render(
+        style=file_text("report.css"),
         name=record.name if record is not None else (plan.dataset if plan is not None else material.run.root.name),
         headline=facts.headline(material),
         num_cases=len(record.cases) if record is not None else None,
         mean_dice=score_tables.number(scores.mean_dice)
         if scores is not None and scores.mean_dice is not None
         else None,
-        scored=material.scored,
         noun="region" if plan is not None and plan.labels.regions else "class",
         chosen=candidate_name(choice.configurations) if choice is not None else None,
         choice=choice,
         scores=score_tables.score_section(material),
+        metrics=metric_tables.metric_section(material),
+        sizes=sizes.size_section(material),
+        confidence=confidence_charts.confidence_section(material),
         pictures=draw_pictures(material),
-        candidates=score_tables.candidate_bars(material),
-        structures=choice.structures if choice is not None else (),
-        trials=score_tables.trial_rows(material),
+        losses=loss_tables.loss_section(material),
+        **_choice_parts(material),
         curves=draw_curves(material),
         plan=plan,
         general=(*plan_rows.general_rows(plan), *facts.annotation_rows(material)),
@@ -67,3 +74,33 @@ def render(material: Material) -> str:
         missing=material.missing,
         folder=str(material.run.root),
     )
+
+
+def _choice_parts(material: Material) -> dict[str, Any]:
+    choice = material.choice
+    return {
+        "candidates": choice_tables.candidate_table(material),
+        "weights": choice_tables.weights_text(choice.configurations, choice.weights) if choice is not None else "",
+        "rules": [choice_tables.rule_text(rule) for rule in choice.postprocessing] if choice is not None else (),
+        "changes_by_rules": choice_tables.change_rows(material),
+        "trials": choice_tables.trial_rows(material),
+    }
+
+
+def template(name: str) -> "jinja2.Template":
+    """Give a template of this package; values are escaped, and a name that is not given is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(file_text),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def file_text(name: str) -> str:
+    """Read a file of this package."""
+    return resources.files("autoseg.report").joinpath(name).read_text("utf-8")

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from autoseg.evaluation.overlap import ABSENT, Scores, mean_of, score_text
+from autoseg.evaluation.metric_records import Interval
+from autoseg.evaluation.overlap import ABSENT, Scores, mean_of
+from autoseg.evaluation.statistics import NARROW_CASES, bootstrap_mean, bootstrap_means
 from autoseg.report.charts import histogram, strip
 from autoseg.report.material import Material
+from autoseg.report.ranges import interval_text
 
 MAX_CASE_ROWS = 300  # the rest is in scores.json; with this many rows the page stays light
 MAX_CASE_COLUMNS = 10
@@ -16,10 +19,11 @@ NUM_LOWEST = 7  # as many as fill the height of the histogram beside them
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """One structure: mean Dice and IoU, the strip of all cases, the mean per fold, cases without it."""
+    """One structure: mean Dice with its interval, IoU, the strip of all cases, the mean per fold, cases without it."""
 
     name: str
     dice: str
+    interval: str
     iou: str
     strip: Markup
     folds: tuple[str, ...]
@@ -34,13 +38,14 @@ class Bar:
     name: str
     value: str
     fill: float
-    others: tuple[str, ...] = ()
-    chosen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSection:
-    """Scores by class, fold and case."""
+    """Scores by class, fold and case.
+
+    ``interval`` is that of the mean Dice; ``narrow`` says that intervals are of too few cases, or is empty.
+    """
 
     scored: str
     folds: tuple[str, ...]
@@ -52,6 +57,8 @@ class ScoreSection:
     case_columns: tuple[str, ...]
     cases: tuple[tuple[str, ...], ...]
     num_cases: int
+    interval: str
+    narrow: str
 
 
 def score_section(material: Material) -> ScoreSection | None:
@@ -63,7 +70,10 @@ def score_section(material: Material) -> ScoreSection | None:
     defined = [value for row in scores.cases for value in row.dice if value is not None]
     low = int(min(defined, default=0.0) * 10) / 10 if defined else 0.0
     low = min(low, 0.9)
-    rows = tuple(_class_row(material, scores, index, folds, low) for index in range(len(scores.structures)))
+    intervals = bootstrap_means([[row.dice[index] for row in scores.cases] for index in range(len(scores.structures))])
+    rows = tuple(
+        _class_row(material, scores, index, folds, low, interval) for index, interval in enumerate(intervals)
+    )
     means = [row.mean_dice for row in scores.cases if row.mean_dice is not None]
     lowest = f"{min(means):.3f}" if means else ABSENT
     columns = scores.structures[:MAX_CASE_COLUMNS] if len(scores.structures) > 1 else ()
@@ -78,10 +88,21 @@ def score_section(material: Material) -> ScoreSection | None:
         case_columns=columns,
         cases=_case_rows(material, scores, len(columns)),
         num_cases=len(scores.cases),
+        interval=interval_text(bootstrap_mean(means)),
+        narrow=narrow_text(len(means)),
     )
 
 
-def _class_row(material: Material, scores: Scores, index: int, folds: Sequence[str], low: float) -> ClassRow:
+def narrow_text(num_cases: int) -> str:
+    """Say that intervals are of too few cases to be trusted; empty where they are not, or there is none."""
+    if not 1 < num_cases < NARROW_CASES:
+        return ""
+    return f"With {num_cases} cases such intervals are too narrow: the truth lies outside more often than they say."
+
+
+def _class_row(
+    material: Material, scores: Scores, index: int, folds: Sequence[str], low: float, interval: Interval | None
+) -> ClassRow:
     values = {row.case: row.dice[index] for row in scores.cases}
     present = [value for value in values.values() if value is not None]
     name = scores.structures[index]
@@ -89,6 +110,7 @@ def _class_row(material: Material, scores: Scores, index: int, folds: Sequence[s
     return ClassRow(
         name=name,
         dice=number(scores.dice[index]),
+        interval=interval_text(interval),
         iou=number(scores.iou[index]),
         strip=strip(present, low, f"Dice of {name} in {len(present)} cases, {ends}"),
         folds=_per_fold(material, values, folds),
@@ -103,6 +125,7 @@ def _mean_row(material: Material, scores: Scores, folds: Sequence[str], low: flo
     return ClassRow(
         name="mean",
         dice=number(scores.mean_dice),
+        interval=interval_text(bootstrap_mean(present)),
         iou=number(scores.mean_iou),
         strip=strip(present, low, f"mean Dice of {len(present)} cases"),
         folds=_per_fold(material, values, folds),
@@ -130,36 +153,6 @@ def _case_rows(material: Material, scores: Scores, num_columns: int) -> tuple[tu
         (row.case, fold_of.get(row.case, "–"), number(row.mean_dice), *map(number, row.dice[:num_columns]))
         for row in ranked[:MAX_CASE_ROWS]
     )
-
-
-def candidate_bars(material: Material) -> tuple[Bar, ...]:
-    """Lay out the candidates in their order, with Dice per structure where these are few."""
-    choice = material.choice
-    if choice is None:
-        return ()
-    return tuple(
-        Bar(
-            name=item.name,
-            value=score_text(item.mean_dice),
-            fill=item.mean_dice or 0.0,
-            others=tuple(map(score_text, item.dice)) if 1 < len(item.dice) <= MAX_CASE_COLUMNS else (),
-            chosen=item.configurations == choice.configurations,
-        )
-        for item in choice.candidates
-    )
-
-
-def trial_rows(material: Material) -> tuple[tuple[str, str, str, str, bool], ...]:
-    """Lay out the postprocessing trials: rule, before, after, cases changed, accepted."""
-    choice, rows = material.choice, []
-    for trial in choice.trials if choice is not None else ():
-        name, structures = trial.postprocessing.name, choice.structures if choice is not None else ()
-        before, after = trial.mean_before, trial.mean_after
-        if name in structures:
-            index = structures.index(name)
-            before, after = trial.dice_before[index], trial.dice_after[index]
-        rows.append((name, score_text(before), score_text(after), str(trial.num_changed), trial.accepted))
-    return tuple(rows)
 
 
 def number(value: float | None) -> str:

@@ -18,19 +18,23 @@ MAX_PATH_CHARACTERS = 40_000  # of one outline; noisy maps are thinned until the
 MARGIN_FRACTION = 0.35  # of the structure's extent, shown around it
 MIN_SIDE = 32  # voxels; smaller structures are shown with more around them
 WINDOW_PERCENTILES = (0.5, 99.5)  # of the slice, black and white
-PNG_LIMIT_BYTES = 120_000  # a picture above this is stored as JPEG
+PNG_LIMIT_BYTES = 60_000  # a picture above this is stored as JPEG
 JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: image (C, y, x), class indices (y, x) of label and prediction, ignored voxels, pixel sizes in mm."""
+    """One slice: image (C, y, x), class indices (y, x) of label and prediction, ignored voxels, pixel sizes in mm.
+
+    ``place_yx`` is a pixel to be marked, in pixels of this slice; it goes where the pixels go.
+    """
 
     image_CYX: np.ndarray
     label_YX: np.ndarray
     prediction_YX: np.ndarray
     ignored_YX: np.ndarray
     spacing_yx: tuple[float, float]
+    place_yx: tuple[float, float] | None = None
 
     @property
     def wrong_YX(self) -> np.ndarray:
@@ -46,7 +50,15 @@ class Slice:
             prediction_YX=self.prediction_YX[rows, columns],
             ignored_YX=self.ignored_YX[rows, columns],
             spacing_yx=(y, x),
+            place_yx=self._moved(rows, columns),
         )
+
+    def _moved(self, rows: slice, columns: slice) -> tuple[float, float] | None:
+        if self.place_yx is None:
+            return None
+        kept = [range(size)[side] for size, side in zip(self.label_YX.shape, (rows, columns), strict=True)]
+        y, x = ((value - side.start) / side.step for value, side in zip(self.place_yx, kept, strict=True))
+        return y, x
 
 
 def upright(cut: Slice, geometry: "Geometry", axis: int) -> Slice:
@@ -79,9 +91,9 @@ def crop(cut: Slice) -> Slice:
     return cut.part(*sides)
 
 
-def thin(cut: Slice) -> tuple[Slice, int]:
+def thin(cut: Slice, max_side: int = MAX_SIDE) -> tuple[Slice, int]:
     """Make a slice small enough: the maps keep every n-th voxel, the image the mean of each block; give n too."""
-    factor = max(1, math.ceil(max(cut.label_YX.shape) / MAX_SIDE))
+    factor = max(1, math.ceil(max(cut.label_YX.shape) / max_side))
     while True:
         thinned = cut.part(slice(None, None, factor), slice(None, None, factor))
         paths = (outline(thinned.label_YX), outline(thinned.prediction_YX), area(thinned.wrong_YX))

@@ -39,6 +39,7 @@ class Target(ABC):
         criterion: the number that ``Choice`` maximises.
         margin: voxels of context that encoding and decoding need around a voxel.
         pointwise: whether each voxel decodes alone, so that decoding may go slab by slab on any grid.
+        relative: whether adding one number to all logits of a voxel changes nothing.
 
     Tensors of a 2D configuration have no z.
     """
@@ -47,10 +48,16 @@ class Target(ABC):
     criterion: ClassVar[str]
     margin: ClassVar[int] = 0
     pointwise: ClassVar[bool] = True
+    relative: ClassVar[bool] = False
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
         """Bind the target to a plan's record, labels and training settings (loss, Dice over the batch or not)."""
         self.record, self.labels, self.training = record, labels, training
+
+    @property
+    def is_unanimous(self) -> bool:
+        """Tell whether, where maps decode alike in a voxel, any weighted average of their probabilities does so too."""
+        return False
 
     @staticmethod
     @abstractmethod
@@ -124,6 +131,14 @@ class Target(ABC):
     @abstractmethod
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """Give the probabilities outside the cropped part of an image, one per output channel."""
+
+    @abstractmethod
+    def structure_outputs(self) -> tuple[tuple[int, ...], ...]:
+        """Tell, per structure that is scored, the outputs whose probabilities add up to its probability."""
+
+    @abstractmethod
+    def entropy(self, probabilities_KZYX: np.ndarray) -> np.ndarray:
+        """Give how undecided probabilities are, float32 (z, y, x): 0 where certain, 1 where all is equally likely."""
 
 
 def pick_classes(label_BLZYX: Tensor, strides: Strides, ignore_index: int | None) -> list[tuple[Tensor, Tensor | None]]:

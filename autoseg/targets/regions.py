@@ -42,6 +42,11 @@ class RegionsTarget(Target):
         self.strokes = painting(labels)
         self.swaps = region_swaps(labels, training.mirror_swaps) or ()
 
+    @property
+    def is_unanimous(self) -> bool:
+        """Of painting, where no two strokes paint one class: the last stroke whose region was found decides."""
+        return self.strokes is not None and len({stroke.index for stroke in self.strokes}) == len(self.strokes)
+
     @staticmethod
     def num_outputs(labels: Labels, options: Mapping[str, Any]) -> int:
         """Count the regions."""
@@ -117,6 +122,19 @@ class RegionsTarget(Target):
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """Only regions that hold background are certain."""
         return [float(value) for value in self.table[:, 0]]
+
+    def structure_outputs(self) -> tuple[tuple[int, ...], ...]:
+        """Every region has its own output."""
+        return tuple((index,) for index in range(len(self.labels.regions)))
+
+    def entropy(self, probabilities_KZYX: np.ndarray) -> np.ndarray:
+        """The regions are separate yes-or-no questions: the mean of their entropies, each divided by ln 2."""
+        total = np.zeros(probabilities_KZYX.shape[1:], dtype=np.float32)
+        for probability in probabilities_KZYX:
+            for share in (probability, 1 - probability):
+                total -= share * np.log(np.maximum(share, np.float32(LEAST_PROBABILITY)))
+        total /= np.float32(len(probabilities_KZYX) * np.log(2))
+        return np.clip(total, 0, 1, out=total)
 
     def _counted(self, annotated: Tensor | None, device: torch.device) -> Tensor | None:
         """Tell which regions count in which sample: those all of whose classes are annotated.

@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.evaluation.overlap import structures_of
 from autoseg.extensions import find
 from autoseg.targets.base import Strides, Target, mirror, pick_classes, sum_over_outputs
 from autoseg.targets.losses import LOSSES
 from planners.labels import Labels
+
+LEAST_PROBABILITY = 1e-30  # p · ln p is 0 below, and float32 still holds it
 
 
 class SemanticTarget(Target):
@@ -18,6 +21,12 @@ class SemanticTarget(Target):
 
     name = "semantic"
     criterion = "dice"
+    relative = True
+
+    @property
+    def is_unanimous(self) -> bool:
+        """Where a class is the most probable one in every map, it is so in their average."""
+        return True
 
     @staticmethod
     def num_outputs(labels: Labels, options: Mapping[str, Any]) -> int:
@@ -83,6 +92,18 @@ class SemanticTarget(Target):
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """Background is certain."""
         return [1.0] + [0.0] * (num_outputs - 1)
+
+    def structure_outputs(self) -> tuple[tuple[int, ...], ...]:
+        """A class has its own output; a region those of its classes."""
+        return tuple(item.classes for item in structures_of(self.labels))
+
+    def entropy(self, probabilities_KZYX: np.ndarray) -> np.ndarray:
+        """Shannon's entropy over the classes, divided by its largest value ln K."""
+        total = np.zeros(probabilities_KZYX.shape[1:], dtype=np.float32)
+        for probability in probabilities_KZYX:
+            total -= probability * np.log(np.maximum(probability, np.float32(LEAST_PROBABILITY)))
+        total /= np.float32(np.log(len(probabilities_KZYX)))
+        return np.clip(total, 0, 1, out=total)
 
 
 def _largest(values_KZYX: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import nn
 from autoseg import compute as computing
 from autoseg.data.io import open_image, write_segmentation
 from autoseg.evaluation.overlap import CaseScore, Scores, collect, score_case, structures_of
+from autoseg.inference.confidence import ConfidenceWatcher, WatchedCase, collect_confidence
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.out_of_fold import logits_file, prediction_file, read_label
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
@@ -25,6 +26,9 @@ from autoseg.training.cascade import NextStages
 from autoseg.training.trainer import FoldJob
 from planners.decision import cases as count_cases
 
+Validated = tuple[CaseScore, WatchedCase | None]
+"""The score of a case, and what the network expects of it."""
+
 
 def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
     """Predict and score every validation case of a trained fold, with its last weights.
@@ -34,7 +38,8 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
         keep_logits: leave the logits beside the predictions, for judging ensembles.
 
     Returns:
-        The scores; they are written to ``scores.json`` of the fold, the predictions to ``validation/``.
+        The scores; they are written to ``scores.json`` of the fold, the predictions to ``validation/``, and what the
+        network expects of them to ``confidence.json``.
     """
     files = {item.id: item for item in job.run.read(RunRecord, job.run.run_file).cases}
     following = NextStages(job)
@@ -43,23 +48,24 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
     if further:
         names = ", ".join(item.name for item in following.fed)
         say(f"  {job.name}: segments {len(further)} cases for {names} that no fold validates, though it may know them")
-    scores: list[CaseScore] = []
-    pending: Future[CaseScore | None] | None = None
+    validated: list[Validated] = []
+    pending: Future[Validated | None] | None = None
     with ThreadPoolExecutor(1) as writer:
         for case in track([*cases, *further], len(cases) + len(further), f"{job.name}, validation"):
             logits = case_logits(job, network, case)
-            _collect(pending, scores)
+            _collect(pending, validated)
             write = functools.partial(_write_and_score, job, case, files[case.id], logits, keep_logits)
             pending = writer.submit(_finish, following, case, logits, None if case in further else write)
-        _collect(pending, scores)
-    result = collect(scores, [item.name for item in structures_of(job.plan.labels)])
+        _collect(pending, validated)
+    result = collect((score for score, _ in validated), [item.name for item in structures_of(job.plan.labels)])
+    _keep_confidence(job, validated)
     job.run.write(result, job.folder.scores)
     dice = ", ".join(
         f"{name} {'absent' if value is None else f'{value:.4f}'}"
         for name, value in zip(result.structures, result.dice, strict=True)
     )
     mean = "absent" if result.mean_dice is None else f"{result.mean_dice:.4f}"
-    say(f"  {job.name}: mean Dice {mean} over {count_cases(len(scores))} ({dice})")
+    say(f"  {job.name}: mean Dice {mean} over {count_cases(len(validated))} ({dice})")
     return result
 
 
@@ -83,25 +89,39 @@ def case_logits(job: FoldJob, network: nn.Module, case: StoredCase) -> np.ndarra
 
 
 def _finish(
-    following: NextStages, case: StoredCase, logits_KZYX: np.ndarray, write: Callable[[], CaseScore] | None
-) -> CaseScore | None:
+    following: NextStages, case: StoredCase, logits_KZYX: np.ndarray, write: Callable[[], Validated] | None
+) -> Validated | None:
     following.write(case, logits_KZYX)
     return None if write is None else write()
 
 
-def _collect(pending: "Future[CaseScore | None] | None", scores: list[CaseScore]) -> None:
-    score = None if pending is None else pending.result()
-    if score is not None:
-        scores.append(score)
+def _collect(pending: "Future[Validated | None] | None", validated: list[Validated]) -> None:
+    found = None if pending is None else pending.result()
+    if found is not None:
+        validated.append(found)
+
+
+def _keep_confidence(job: FoldJob, validated: Sequence[Validated]) -> None:
+    """Write what the network expects of its predictions; nothing where its target has no probability per voxel."""
+    watched = {score.case: seen for score, seen in validated if seen is not None}
+    if watched:
+        folds = dict.fromkeys(watched, job.fold)
+        job.run.write(
+            collect_confidence(job.plan.labels, [job.configuration.name], watched, folds), job.folder.confidence
+        )
+    else:
+        job.folder.confidence.unlink(missing_ok=True)
 
 
 def _write_and_score(
     job: FoldJob, case: StoredCase, files: CaseFiles, logits_KZYX: np.ndarray, keep_logits: bool
-) -> CaseScore:
+) -> Validated:
     labels = job.plan.labels
     target = make_target(job.configuration.target, labels, job.configuration.training)
     part = LogitsPart(logits_KZYX=logits_KZYX, grid=case.grid, resampling=job.configuration.resampling)
-    segmentation = segment([part], target, job.plan)
+    label = read_label(files, job.plan)
+    watcher = ConfidenceWatcher(target, labels, label, case.annotated_classes) if target.pointwise else None
+    segmentation = segment([part], target, job.plan, watch=watcher)
     job.folder.validation.mkdir(parents=True, exist_ok=True)
     if keep_logits:
         buffer = io.BytesIO()
@@ -109,4 +129,5 @@ def _write_and_score(
         write_atomic(logits_file(job.folder, case.id), buffer.getvalue())
     geometry = open_image([Path(path) for path in files.images]).geometry
     write_segmentation(prediction_file(job.folder, files), labels.decode(segmentation), geometry)
-    return score_case(case.id, read_label(files, job.plan), segmentation, labels, case.annotated_classes)
+    score = score_case(case.id, label, segmentation, labels, case.annotated_classes)
+    return score, None if watcher is None else watcher.result()
