@@ -59,6 +59,8 @@ class Fingerprint:
             of the image's extent; None where the case does not show the class. May be empty.
         orientations: per measured case, the directions in which the array's z, y, x run, such as ``SPL``: to the
             superior, the posterior, the left; None where the file does not say. May be empty.
+        image_percentiles: per measured case and channel, the 5th, 25th, 50th, 75th and 95th percentile of all voxels
+            that are not zero. No planner uses them; new images are compared with them. May be empty.
     """
 
     dataset: str
@@ -72,6 +74,7 @@ class Fingerprint:
     class_voxels: tuple[tuple[int | None, ...], ...] = ()
     class_centers: tuple[tuple[Center | None, ...], ...] = ()
     orientations: tuple[str | None, ...] = ()
+    image_percentiles: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.spacings_mm or len(self.spacings_mm) != len(self.shapes):
@@ -83,7 +86,7 @@ class Fingerprint:
             raise PlanError("fingerprint holds a spacing that is not positive; correct that case's header")
         if any(value < 1 for shape in self.shapes for value in shape):
             raise PlanError("fingerprint holds a shape with an empty axis; remove that case")
-        for name in ("class_voxels", "class_centers", "orientations"):
+        for name in ("class_voxels", "class_centers", "orientations", "image_percentiles"):
             if len(getattr(self, name)) not in (0, len(self.shapes)):
                 raise PlanError(
                     f"fingerprint has {len(getattr(self, name))} {name} for {len(self.shapes)} cases; give one per case"

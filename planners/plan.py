@@ -133,6 +133,8 @@ class Training:
     """How one fold is trained. Defaults are nnU-Net v2's recipe (Isensee et al. 2021; v2.8.1).
 
     Attributes (those that do not speak for themselves):
+        momentum_spans: how many times the momentum must forget, every 1 / (1 − momentum) steps, while a fold is trained;
+            a training too short for that takes less momentum and as much more learning rate. 0: never.
         warm_up: epochs in which the learning rate rises linearly.
         patience: epochs without a better smoothed Dice after which the final anneal begins; None: never.
         mirror_axes: axes of the patch along which patches are mirrored, in training and in prediction.
@@ -149,6 +151,7 @@ class Training:
     optimizer: Literal["sgd"] = "sgd"
     learning_rate: float = 0.01
     momentum: float = 0.99
+    momentum_spans: int = 25
     weight_decay: float = 3e-5
     schedule: Literal["poly", "constant"] = "poly"
     warm_up: int = 0
@@ -365,7 +368,7 @@ def _check_training(training: Training, dimensions: int, place: str) -> None:
             raise PlanError(f"{place}.{name} is {getattr(training, name)}; must be at least 1")
     if not 0 <= training.foreground_fraction <= 1:
         raise PlanError(f"{place}.foreground_fraction is {training.foreground_fraction}; must be between 0 and 1")
-    for name in ("learning_rate", "weight_decay", "warm_up", "gradient_clip"):
+    for name in ("learning_rate", "weight_decay", "warm_up", "gradient_clip", "momentum_spans"):
         if getattr(training, name) < 0:
             raise PlanError(f"{place}.{name} is {getattr(training, name)}; must not be negative")
     if not 0 <= training.momentum < 1:

@@ -63,6 +63,7 @@ def make_configuration() -> Callable[..., Configuration]:
         recipe: dict[str, Any] = {
             "augmentation": augmentation or Augmentation(rotation_radians=math.pi if dimensions == 2 else math.pi / 6),
             "mirror_axes": tuple(range(dimensions)),
+            "momentum_spans": 0,  # the few steps of a test go by the plan's own learning rate
         }
         recipe |= {name: fields.pop(name) for name in Training.__dataclass_fields__ if name in fields}
         settings: dict[str, Any] = {

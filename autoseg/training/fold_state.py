@@ -26,8 +26,8 @@ from planners import records
 FAULTS = (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError)
 """What reading a damaged state may raise."""
 
-LENGTH = ("epochs", "patience")
-"""Fields of ``Training`` that only set when training ends: a fold may be given others and go on."""
+LENGTH = ("epochs", "patience", "momentum_spans")
+"""Fields of ``Training`` that only go with its length: a fold may be given others and go on."""
 
 
 @dataclass(frozen=True, kw_only=True)

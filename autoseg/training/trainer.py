@@ -40,7 +40,7 @@ from autoseg.training.interruption import Interrupted, Interruption
 from autoseg.training.loggers import open_loggers
 from autoseg.training.outlook import say_outlook
 from autoseg.training.sampling import Batch, BatchSource, prefetch
-from autoseg.training.schedule import end_at, final_anneal, last_epoch, learning_rate
+from autoseg.training.schedule import end_at, final_anneal, fit_momentum, last_epoch, learning_rate
 from autoseg.training.start import freeze, put_initial_weights
 from autoseg.training.time_limit import TimeLimit
 from planners.plan import Configuration, Plan
@@ -93,7 +93,7 @@ class FoldTrainer:
         self.clock = clock
         self.mark = self.saved_at = clock()
         self.job = job
-        self.training = job.configuration.training
+        self.training = fit_momentum(job.configuration.training)
         self.compute = job.compute
         self.target = make_target(job.configuration.target, job.plan.labels, self.training)
         network = build_network(
@@ -139,6 +139,7 @@ class FoldTrainer:
         """Take up the saved state; without one begin with the plan's initial weights."""
         if not self.job.folder.state.exists():
             put_initial_weights(self.network, self.job.run, self.job.configuration)
+            self._say_momentum()
             self.check_first_loss()
             return
         counters = self.counters = load_state(self.job.folder.state, self.network, self.optimizer)
@@ -153,6 +154,14 @@ class FoldTrainer:
             counters.bend, counters.stalled = None, 0
         if counters.epoch < last_epoch(self.training, counters.bend):
             say(f"  {self.job.name}: going on at epoch {counters.epoch + 1}, step {counters.step + 1}")
+
+    def _say_momentum(self) -> None:
+        planned, used = self.job.configuration.training, self.training
+        if used.momentum != planned.momentum:
+            say(
+                f"  {used.epochs * used.steps_per_epoch} steps are few: momentum {used.momentum:.3g} with learning rate "
+                f"{used.learning_rate:.3g} instead of {planned.momentum:g} with {planned.learning_rate:g}"
+            )
 
     def check_first_loss(self) -> None:
         """Compare the loss before the first step with that of a network that knows nothing, and tell if it is far."""

@@ -1,7 +1,6 @@
 """After training: predict the fold's validation cases whole, as new images would be, and score them."""
 
 import functools
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +14,13 @@ from autoseg.data.io import open_image, write_segmentation
 from autoseg.evaluation.overlap import CaseScore, Scores, collect, score_case, structures_of
 from autoseg.inference.confidence import ConfidenceWatcher, WatchedCase, collect_confidence
 from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.kept_logits import keep_logits as keep_logits_of
 from autoseg.inference.out_of_fold import logits_file, prediction_file, read_label
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
 from autoseg.networks import build_network, load_weights
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import say, track
-from autoseg.run_folder import CaseFiles, RunRecord, write_atomic
+from autoseg.run_folder import CaseFiles, RunRecord
 from autoseg.targets import make_target
 from autoseg.training.cascade import NextStages
 from autoseg.training.trainer import FoldJob
@@ -124,9 +124,7 @@ def _write_and_score(
     segmentation = segment([part], target, job.plan, watch=watcher)
     job.folder.validation.mkdir(parents=True, exist_ok=True)
     if keep_logits:
-        buffer = io.BytesIO()
-        np.save(buffer, logits_KZYX.astype(np.float16))
-        write_atomic(logits_file(job.folder, case.id), buffer.getvalue())
+        keep_logits_of(logits_file(job.folder, case.id), logits_KZYX, relative=target.relative)
     geometry = open_image([Path(path) for path in files.images]).geometry
     write_segmentation(prediction_file(job.folder, files), labels.decode(segmentation), geometry)
     score = score_case(case.id, label, segmentation, labels, case.annotated_classes)

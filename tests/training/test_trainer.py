@@ -20,6 +20,7 @@ from autoseg.run_folder import RunFolder
 from autoseg.training import trainer as training
 from autoseg.training.epoch_line import HEADER, epoch_line
 from autoseg.training.fold_state import read_progress
+from autoseg.training.schedule import fit_momentum, learning_rate
 from autoseg.training.trainer import FoldJob, FoldTrainer, Interrupted, train_fold
 from planners import PLANNERS
 from planners.edit import set_training, set_value
@@ -102,7 +103,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, cases: list[StoredCase]) -> 
 def test_an_epoch_leaves_its_line_and_the_weights(whole: FoldJob) -> None:
     rows = read_progress(whole.folder)
     assert [row["epoch"] for row in rows] == [0, 1]
-    assert rows[1]["learning_rate"] < rows[0]["learning_rate"] == 0.01
+    training = fit_momentum(whole.configuration.training)
+    assert training.momentum == 0.9, "six steps are few"
+    assert [row["learning_rate"] for row in rows] == [learning_rate(training, epoch) for epoch in range(2)]
     for row in rows:
         assert np.isfinite(row["train_loss"])
         assert len(row["dice"]) == 1
