@@ -158,9 +158,10 @@ class FoldTrainer:
     def _say_momentum(self) -> None:
         planned, used = self.job.configuration.training, self.training
         if used.momentum != planned.momentum:
+            steps = used.epochs * used.steps_per_epoch
             say(
-                f"  {used.epochs * used.steps_per_epoch} steps are few: momentum {used.momentum:.3g} with learning rate "
-                f"{used.learning_rate:.3g} instead of {planned.momentum:g} with {planned.learning_rate:g}"
+                f"  {steps} steps are few: momentum {used.momentum:.3g} with learning rate {used.learning_rate:.3g} "
+                f"instead of {planned.momentum:g} with {planned.learning_rate:g}"
             )
 
     def check_first_loss(self) -> None:
