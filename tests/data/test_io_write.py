@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autoseg.data import io
 from autoseg.data.image import Geometry, flat_geometry
-from autoseg.data.io_write import WRITERS
+from autoseg.data.io_write import WRITERS, write_values
 from autoseg.errors import ImageError
 
 Volume = Callable[..., np.ndarray]
@@ -98,3 +98,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         io.write_segmentation(path, np.zeros((2, 3, 4), np.uint8), PLAIN_3D)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("a.tif", np.float32), ("a.tif", np.uint8), ("a.mhd", np.uint8)])
+def test_write_values_keeps_the_type(name: str, dtype: type, tmp_path: Path) -> None:
+    array = (np.random.default_rng(0).random((3, 5, 4)) * 200).astype(dtype)
+    geometry = Geometry(spacing_mm=(2.0, 0.5, 0.25), origin=(1.0, 2.0, 3.0))
+    write_values(tmp_path / "new" / name, array, geometry)
+    opened = io.open_image([tmp_path / "new" / name])
+    assert opened.dtype == dtype
+    np.testing.assert_array_equal(opened.read()[0], array)
+    if name == "a.mhd":
+        assert opened.geometry == geometry
+        assert (tmp_path / "new" / "a.raw").stat().st_size == array.size
+    with pytest.raises(ImageError, match="Choose one of these endings"):
+        write_values(tmp_path / "a.nii.gz", array, geometry)
