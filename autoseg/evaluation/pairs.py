@@ -105,7 +105,7 @@ def make_pairs(
     spacing_mm: Sequence[float],
     ignore_index: int | None = None,
 ) -> Iterator[Pair]:
-    """Make the pairs of all structures from two label maps, one after the other; each equals ``make_pair`` of its masks.
+    """Make the pairs of all structures from two label maps, one after the other, each as ``make_pair`` of its masks.
 
     Where the classes lie is found in one pass over each map, so a structure costs no more than its own box.
 
