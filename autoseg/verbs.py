@@ -4,6 +4,7 @@ torch is imported by those that need it, when they need it.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,20 +127,28 @@ def evaluate_and_print(predictions: Path, labels: Path, options: EvaluateOptions
     """
     given: Any = {"protocol": options.protocol, "metrics": options.metrics}
     comparison = evaluate(predictions, labels, **given)
-    against = None
-    if options.against is not None:
-        from autoseg.evaluation.against import compare
-        from autoseg.evaluation.run_differences import differences
-
-        against = compare(comparison, evaluate(options.against, labels, **given), options.margin)
-        unequal = differences(predictions, options.against)
     if options.out is not None:
         write_atomic(options.out / "scores.json", records.dumps(comparison))
         write_atomic(options.out / "scores.csv", comparison.csv())
-        if against is not None:
-            write_atomic(options.out / "against.json", records.dumps(against))
-            write_atomic(options.out / "difference.svg", against.svg())
-    print_comparison(comparison, as_json=options.as_json)
+    if options.against is None:
+        print_comparison(comparison, as_json=options.as_json)
+        return
+    from autoseg.evaluation.against import compare
+    from autoseg.evaluation.run_differences import differences
+
+    other = evaluate(options.against, labels, **given)
+    against = compare(comparison, other, options.margin, names=(str(predictions), str(options.against)))
+    unequal = differences(predictions, options.against)
+    if options.out is not None:
+        write_atomic(options.out / "against.json", records.dumps(against))
+        write_atomic(options.out / "run_differences.json", records.dumps(unequal))
+        write_atomic(options.out / "difference.svg", against.svg())
+    if options.as_json:
+        found = {"scores": comparison, "against": against, "run_differences": unequal}
+        print(json.dumps({name: records.to_json(item) for name, item in found.items()}, indent=2))
+    else:
+        print("\n\n".join((comparison.text(), against.text(), unequal.text())))
+    _refuse_incomplete(comparison, other)
 
 
 def print_comparison(comparison: Any, *, as_json: bool = False) -> None:
@@ -149,8 +158,13 @@ def print_comparison(comparison: Any, *, as_json: bool = False) -> None:
         DatasetError: some files could not be compared.
     """
     print(records.dumps(comparison) if as_json else comparison.text(), end="" if as_json else "\n")
-    if comparison.problems:
-        raise DatasetError(f"{count(comparison.num_left_out, 'case')} could not be compared; see the list")
+    _refuse_incomplete(comparison)
+
+
+def _refuse_incomplete(*comparisons: Any) -> None:
+    left_out = max(item.num_left_out if item.problems else 0 for item in comparisons)
+    if left_out:
+        raise DatasetError(f"{count(left_out, 'case')} could not be compared; see the list")
 
 
 def report(runs: Sequence[Path], out: Path | None = None) -> Path:

@@ -1,34 +1,24 @@
 """Folders: compare a folder of predictions with a folder of labels, matched by file name."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from autoseg.data.check_problem import count
-from autoseg.errors import DatasetError, ImageError
-from autoseg.evaluation.overlap import (
-    Scores,
-    Structure,
-    case_score,
-    collect,
-    joint_histogram,
-    scores_table,
-    structures_of,
-)
-from autoseg.progress import track
-from planners.labels import Labels
+from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
+from autoseg.errors import AutosegError, DatasetError, OptionError
+from autoseg.evaluation.file_pairs import BACKGROUND, ComparedCase, Comparer, value_table
+from autoseg.evaluation.measure import Ruler, tabulate
+from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
+from autoseg.evaluation.metrics import parse_metrics
+from autoseg.evaluation.overlap import CasePrediction, Scores, Structure, case_score, collect
+from autoseg.evaluation.protocols import Protocol, find_protocol, structures_for
+from planners.labels import LabelClass, Labels
 
-if TYPE_CHECKING:
-    from autoseg.data.image import Image
+__all__ = ["FolderComparison", "declared_labels", "evaluate_folders", "value_table"]
 
-TABLE_VALUES = 1024  # value ranges up to this are counted without sorting the voxels (assumption: covers label maps)
-DISPLACEMENT_LIMIT = 0.5  # voxels; beyond half a voxel the two maps do not describe the same points
-THREADS = 4  # assumption: reading compressed files is the work, and one pair per thread is in memory
-BACKGROUND = 0
+MAX_THREADS = 8  # assumption: reading compressed files is much of the work, and disks serve few readers well
 SHOWN = 5  # cases named in a line; the record has all
 
 
@@ -37,14 +27,20 @@ class FolderComparison:
     """What came out of comparing two folders.
 
     Attributes:
-        scores: of the cases that could be compared.
-        problems: what could not, each with what to do; of many cases of one kind only the first are named.
+        scores: overlap and voxel counts of the cases that could be compared.
+        table: what the protocol's metrics gave in them.
+        problems: what could not be compared, each with what to do; of many cases of one kind only the first are named.
+        hints: compared cases in which something looks wrong, each by name; they are scored as they are.
+        notes: what the protocol did not find in the labels, what is not known of it, and where we differ from it.
         without_prediction, without_label: ids of all cases that have only the other.
         num_unreadable: cases that have both and could not be compared.
     """
 
     scores: Scores
+    table: MetricTable
     problems: tuple[str, ...]
+    hints: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     without_prediction: tuple[str, ...] = ()
     without_label: tuple[str, ...] = ()
     num_unreadable: int = 0
@@ -55,73 +51,97 @@ class FolderComparison:
         return len(self.without_prediction) + len(self.without_label) + self.num_unreadable
 
     def text(self) -> str:
-        """Lay out the scores for the terminal, and the problems below them."""
-        table = scores_table(self.scores)
-        if not self.problems:
-            return table
-        compared, left_out = count(len(self.scores.cases), "case"), count(self.num_left_out, "case")
-        lines = [f"{compared} compared, {left_out} not:", *(f"  {problem}" for problem in self.problems)]
-        if max(len(self.without_prediction), len(self.without_label)) > SHOWN:
-            lines.append("  (--json names every case)")
-        return table + "\n\n" + "\n".join(lines)
+        """Lay out the means with their intervals for the terminal, then the worst cases, hints and problems."""
+        from autoseg.evaluation.folder_text import metric_table
+
+        parts = [metric_table(self.table)]
+        for title, sentences in (("note", self.notes), ("compared, but look at", self.hints)):
+            if sentences:
+                parts.append("\n".join([f"{title}:", *(f"  {sentence}" for sentence in sentences)]))
+        if self.problems:
+            compared, left_out = count(len(self.table.cases), "case"), count(self.num_left_out, "case")
+            lines = [f"{compared} compared, {left_out} not:", *(f"  {problem}" for problem in self.problems)]
+            if max(len(self.without_prediction), len(self.without_label)) > SHOWN:
+                lines.append("  (--json names every case)")
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts)
+
+    def csv(self) -> str:
+        """Write a row per case and structure, a column per metric; empty where there is no value."""
+        from autoseg.evaluation.folder_text import metric_csv
+
+        return metric_csv(self.table)
 
 
-@dataclass(frozen=True)
-class ValueTable:
-    """How often the values of a label meet those of its prediction: ``counts`` (label values, predicted values)."""
-
-    case: str
-    label_values: tuple[int, ...]
-    predicted_values: tuple[int, ...]
-    counts: np.ndarray
-
-
-def evaluate_folders(predictions: Path, labels: Path, declared: Labels | None = None) -> FolderComparison:
+def evaluate_folders(
+    predictions: Path,
+    labels: Path,
+    declared: Labels | None = None,
+    *,
+    protocol: str | None = None,
+    metrics: Sequence[str] = (),
+    threads: int | None = None,
+) -> FolderComparison:
     """Compare predictions with labels of the same names, file endings aside.
+
+    Several cases are read at a time, as many as are expected to fit the memory that is free.
 
     Args:
         predictions, labels: two folders, or two files.
         declared: the classes; by default those of a ``dataset.json`` in the folder of labels or beside it, whose
-            ``labels_present`` holds too. Where there is none, every value that occurs is a class, named by its value,
-            and 0 (or the lowest value, where 0 does not occur) is background.
+            ``labels_present`` holds too. Where there is none, the protocol's own structures are taken; where it has
+            none, every value that occurs is a class, named by its value, and 0 (or the lowest value, where 0 does not
+            occur) is background.
+        protocol: name of the rules; None: ``default``.
+        metrics: measure these only; empty: what the protocol measures.
+        threads: cases at a time; default: the processors this process may use, at most ``MAX_THREADS``.
 
     Raises:
         DatasetError: a folder is missing, or nothing can be compared; the message lists all problems.
+        OptionError: the protocol or a metric is unknown, or the protocol does not fit the labels.
     """
-    predicted, labelled = _label_files(predictions), _label_files(labels)
     declared = declared or declared_labels(labels)
+    comparer, notes = _comparer(_protocol(protocol, metrics, labels), metrics, declared)
     annotated = _annotated_classes(labels, declared)
-    if predictions.is_file() and labels.is_file():
-        from autoseg.data.io import image_stem
-
-        case = image_stem(labels)
-        predicted, labelled = {case: [predictions]}, {case: [labels]}
+    predicted, labelled = _files(predictions, labels)
     without_prediction, without_label = sorted(set(labelled) - set(predicted)), sorted(set(predicted) - set(labelled))
-    pairs, problems = _match(predicted, labelled)
-    tables: list[ValueTable] = []
-    with ThreadPoolExecutor(THREADS) as threads:
-        results = threads.map(lambda case: _compare_or_tell(case, *pairs[case], declared), pairs)
-        for result in track(results, len(pairs), "comparing"):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                tables.append(result)
+    pairs, problems = match_files(predicted, labelled)
+    compared, faults = _compare_all(comparer, pairs, annotated, threads)
+    problems += faults
     num_unreadable = len(problems)
-    problems += _lonely(without_prediction, without_label)
-    if not tables:
+    problems += without_partner(without_prediction, without_label)
+    if not compared:
         listed = "\n".join(f"  {problem}" for problem in sorted(problems)) or "  both folders are empty"
         raise DatasetError(f"no prediction in {predictions} can be compared with {labels}\n{listed}")
     return FolderComparison(
-        scores=_score(tables, declared, annotated),
+        scores=_score(compared, comparer, annotated),
+        table=_tabulate(compared, comparer),
         problems=tuple(sorted(problems)),
+        hints=tuple(f"{item.table.case}: {item.hint}" for item in compared if item.hint),
+        notes=notes,
         without_prediction=tuple(without_prediction),
         without_label=tuple(without_label),
         num_unreadable=num_unreadable,
     )
 
 
-def _label_files(folder: Path) -> dict[str, list[Path]]:
-    """Find the label maps of a folder by case id; files of other kinds are left alone."""
+def _files(predictions: Path, labels: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Find predictions and labels by case id; two files belong together whatever their names."""
+    from autoseg.data.io import image_stem
+
+    predicted, labelled = label_files(predictions), label_files(labels)
+    if predictions.is_file() and labels.is_file():
+        case = image_stem(labels)
+        return {case: [predictions]}, {case: [labels]}
+    return predicted, labelled
+
+
+def label_files(folder: Path) -> dict[str, list[Path]]:
+    """Find the label maps of a folder by case id; files of other kinds are left alone.
+
+    Raises:
+        DatasetError: there is no such folder.
+    """
     from autoseg.data.io import READERS, image_ending, image_stem
 
     if not folder.exists():
@@ -166,7 +186,50 @@ def _description(labels: Path) -> tuple[Mapping[str, Any], Path]:
     return {}, folder
 
 
-def _match(
+def _protocol(name: str | None, metrics: Sequence[str], labels: Path) -> Protocol:
+    """Find the protocol; of one with a variant per task, the variant that the dataset's name tells.
+
+    Raises:
+        OptionError: there is none of that name, or the task cannot be told and ``nsd`` needs it.
+    """
+    protocol = find_protocol(name)
+    asked = [measure.name for measure in parse_metrics(metrics or protocol.metrics)]
+    if not protocol.variants or "nsd" not in asked:
+        return protocol
+    content, path = _description(labels)
+    told = _letters(str(content.get("name", "")))
+    for variant in protocol.variants:
+        task = _letters(variant.removeprefix(f"{protocol.name}-"))
+        if told and told.startswith(task):
+            return find_protocol(variant)
+    raise OptionError(
+        f"protocol {protocol.name} measures nsd with another tolerance in each task, and {path} names none of them. "
+        f"Name one: --protocol {', '.join(protocol.variants)}; or a tolerance: --metrics dice,nsd@2"
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalpha())
+
+
+def _comparer(protocol: Protocol, metrics: Sequence[str], declared: Labels | None) -> tuple[Comparer, tuple[str, ...]]:
+    structures: tuple[Structure, ...] = ()
+    notes: tuple[str, ...] = ()
+    declared_by = "declared are"
+    if declared is None and protocol.structures:
+        classes = [LabelClass(name="background", value=BACKGROUND)]
+        classes += [LabelClass(name=f"label_{value}", value=value) for value in protocol.values if value != BACKGROUND]
+        declared, declared_by = Labels(classes=tuple(classes)), f"protocol {protocol.name} knows"
+    if declared is not None:
+        structures, notes = structures_for(protocol, declared)
+    notes += tuple(f"{protocol.name}, not known: {sentence}" for sentence in protocol.unknown)
+    notes += tuple(f"{protocol.name}, not as its organisers: {sentence}" for sentence in protocol.differs)
+    measures = parse_metrics(metrics or protocol.metrics)
+    ruler = Ruler(protocol=protocol, structures=structures, measures=measures)
+    return Comparer(ruler=ruler, labels=declared, declared_by=declared_by), notes
+
+
+def match_files(
     predictions: Mapping[str, Sequence[Path]], labels: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     pairs, problems = {}, []
@@ -179,7 +242,7 @@ def _match(
     return pairs, problems
 
 
-def _lonely(without_prediction: Sequence[str], without_label: Sequence[str]) -> list[str]:
+def without_partner(without_prediction: Sequence[str], without_label: Sequence[str]) -> list[str]:
     problems = []
     if without_prediction:
         problems.append(f"no prediction for {_listed(without_prediction)}. Predict them, or take their labels away")
@@ -193,93 +256,91 @@ def _listed(cases: Sequence[str]) -> str:
     return f"{count(len(cases), 'case')} ({', '.join(cases[:SHOWN])}{more})"
 
 
-def _compare_or_tell(case: str, prediction: Path, label: Path, declared: Labels | None) -> ValueTable | str:
-    try:
-        return _compare(case, prediction, label, declared)
-    except ImageError as fault:
-        return f"{case}: {fault}"
+def _compare_all(
+    comparer: Comparer,
+    pairs: Mapping[str, tuple[Path, Path]],
+    annotated: Mapping[str, tuple[int, ...]],
+    threads: int | None,
+) -> tuple[list[ComparedCase], list[str]]:
+    """Compare the pairs of files side by side.
 
+    Returns:
+        The compared cases, and a sentence for each case that could not be compared.
 
-def _compare(case: str, prediction_path: Path, label_path: Path, declared: Labels | None) -> ValueTable:
-    from autoseg.data.io import open_label
-
-    prediction, label = open_label(prediction_path), open_label(label_path)
-    _check_grids(prediction, label, prediction_path, label_path)
-    table = value_table(case, _integers(label.read()[0], label_path), _integers(prediction.read()[0], prediction_path))
-    if declared is not None:
-        for path, values in ((label_path, table.label_values), (prediction_path, table.predicted_values)):
-            strange = [str(value) for value in values if value not in declared.values]
-            if strange:
-                known = ", ".join(map(str, declared.values))
-                raise ImageError(
-                    f"{path} holds the value {', '.join(strange)}; declared are {known}. "
-                    "Correct the file, or declare the value in dataset.json"
-                )
-    return table
-
-
-def _check_grids(prediction: "Image", label: "Image", prediction_path: Path, label_path: Path) -> None:
-    if prediction.shape != label.shape:
-        shapes = ["×".join(map(str, image.shape)) for image in (prediction, label)]
-        raise ImageError(
-            f"{prediction_path} has shape {shapes[0]}, {label_path} has {shapes[1]}. Bring both to the same grid"
-        )
-    displacement = label.geometry.displacement(prediction.geometry, label.shape)
-    if displacement > DISPLACEMENT_LIMIT:
-        raise ImageError(
-            f"{prediction_path} and {label_path} lie {displacement:.1f} voxels apart in space. "
-            "Export both from the same grid"
-        )
-
-
-def _integers(values: np.ndarray, path: Path) -> np.ndarray:
-    if values.dtype.kind in "iub":
-        return values
-    whole = values.astype(np.int64)
-    if not np.array_equal(whole, values):
-        raise ImageError(f"{path} holds fractions. A label map needs whole numbers")
-    return whole
-
-
-def value_table(case: str, label: np.ndarray, prediction: np.ndarray) -> ValueTable:
-    """Count how often each pair of values meets.
-
-    Args:
-        case: its id.
-        label, prediction: integers, equal shapes; any values.
+    Raises:
+        OptionError: what is the same in every case, such as a package that a metric lacks.
     """
-    ends = [int(end) for array in (label, prediction) for end in (array.min(), array.max())]
-    low, high = min(ends), max(ends)
-    if low >= 0 and high < TABLE_VALUES:
-        counts = joint_histogram(label, prediction, high + 1)
-        values = np.arange(high + 1)
-        rows, columns = np.flatnonzero(counts.any(axis=1)), np.flatnonzero(counts.any(axis=0))
-        label_values, predicted_values, counts = values[rows], values[columns], counts[np.ix_(rows, columns)]
-    else:
-        label_values, row = np.unique(label, return_inverse=True)
-        predicted_values, column = np.unique(prediction, return_inverse=True)
-        counts = np.bincount(
-            row.reshape(-1) * len(predicted_values) + column.reshape(-1),
-            minlength=len(label_values) * len(predicted_values),
-        ).reshape(len(label_values), len(predicted_values))
-    return ValueTable(case, tuple(label_values.tolist()), tuple(predicted_values.tolist()), counts)
+
+    def compare(case: str, gate: MemoryGate) -> ComparedCase | Exception:
+        try:
+            return comparer.compare(case, *pairs[case], gate, annotated.get(case))
+        except (AutosegError, OSError, MemoryError) as fault:
+            return fault
+
+    at_a_time = threads or min(default_threads(), MAX_THREADS)
+    results = for_each_case(compare, [(case, case) for case in pairs], "comparing", at_a_time) if pairs else {}
+    compared, faults = [], []
+    for case, result in results.items():
+        if isinstance(result, OptionError):
+            raise result
+        if isinstance(result, Exception):
+            faults.append(f"{case}: {str(result) or 'does not fit the memory that is free'}")
+        else:
+            compared.append(result)
+    return compared, faults
 
 
-def _score(tables: Sequence[ValueTable], declared: Labels | None, annotated: Mapping[str, Sequence[int]]) -> Scores:
-    if declared is not None:
-        values, structures = declared.values, structures_of(declared)
-    else:
-        found = sorted({value for table in tables for value in (*table.label_values, *table.predicted_values)})
-        background = BACKGROUND if BACKGROUND in found else found[0]
-        values = (background, *(value for value in found if value != background))
-        structures = tuple(Structure(name=str(value), classes=(i,)) for i, value in enumerate(values) if i > 0)
-    index_of = {value: index for index, value in enumerate(values)}
+def _values(compared: Sequence[ComparedCase], comparer: Comparer) -> tuple[int, ...]:
+    """Give the values of all classes, background first: the declared ones, or those that occur."""
+    if comparer.labels is not None:
+        return comparer.labels.values
+    found = sorted({value for item in compared for value in item.table.values})
+    background = BACKGROUND if BACKGROUND in found else found[0]
+    return (background, *(value for value in found if value != background))
+
+
+def _structures(values: Sequence[int], comparer: Comparer) -> tuple[Structure, ...]:
+    if comparer.labels is not None:
+        return comparer.ruler.structures
+    return tuple(Structure(name=str(value), classes=(index,)) for index, value in enumerate(values) if index > 0)
+
+
+def _score(compared: Sequence[ComparedCase], comparer: Comparer, annotated: Mapping[str, Sequence[int]]) -> Scores:
+    values = _values(compared, comparer)
+    structures = _structures(values, comparer)
     rows = []
-    for table in tables:
-        histogram = np.zeros((len(values), len(values)), dtype=np.int64)
-        place = np.ix_([index_of[v] for v in table.label_values], [index_of[v] for v in table.predicted_values])
-        histogram[place] = table.counts
-        if declared is not None and declared.ignore_index is not None:
-            histogram[declared.ignore_index] = 0
-        rows.append(case_score(table.case, histogram, structures, annotated.get(table.case)))
-    return collect(rows, [item.name for item in structures])
+    for item in compared:
+        histogram = item.table.histogram(values)
+        if comparer.labels is not None and comparer.labels.ignore_index is not None:
+            histogram[comparer.labels.ignore_index] = 0
+        rows.append(case_score(item.table.case, histogram, structures, annotated.get(item.table.case)))
+    return collect(rows, [structure.name for structure in structures])
+
+
+def _tabulate(compared: Sequence[ComparedCase], comparer: Comparer) -> MetricTable:
+    """Put the cases' metrics together; a class that does not occur in a case is measured as absent there."""
+    structures = _structures(_values(compared, comparer), comparer)
+    ruler = comparer.ruler
+    absent = absent_values(ruler)
+    rows = []
+    for item in compared:
+        place = {name: index for index, name in enumerate(item.structures)}
+        measured = [_row(item.metrics, place.get(structure.name), absent) for structure in structures]
+        values, empty, counts = (tuple(part) for part in zip(*measured, strict=True)) if measured else ((), (), ())
+        rows.append(CaseMetrics(case=item.table.case, values=values, empty=empty, counts=counts))
+    return tabulate(rows, structures, ruler.protocol, [measure.name for measure in ruler.measures])
+
+
+def _row(metrics: CaseMetrics, place: int | None, absent: CaseMetrics) -> tuple[Any, Any, Any]:
+    found, index = (absent, 0) if place is None else (metrics, place)
+    return found.values[index], found.empty[index], found.counts[index]
+
+
+def absent_values(ruler: Ruler) -> CaseMetrics:
+    """Measure a structure that neither label nor prediction holds."""
+    import numpy as np
+
+    nothing = np.zeros((1, 1, 1), dtype=np.uint8)
+    structure = Structure(name="", classes=(1,))
+    single = Ruler(protocol=ruler.protocol, structures=(structure,), measures=ruler.measures)
+    return single.measure(CasePrediction("", nothing, nothing), (1.0, 1.0, 1.0))

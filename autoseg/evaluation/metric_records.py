@@ -26,12 +26,15 @@ class CaseMetrics:
     Attributes:
         case: its id.
         values: per structure, per metric; None where the protocol leaves it out.
-        empty: per structure ``both``, ``label`` or ``prediction``, where those hold no voxel of it; else ``""``.
+        empty: per structure ``both``, ``label`` or ``prediction``, where those hold no voxel of it; ``not annotated``
+            where the case has not been annotated for it; else ``""``.
+        counts: per structure: voxels in both, in the prediction, in the label; 0 where it has not been annotated.
     """
 
     case: str
     values: tuple[tuple[float | None, ...], ...]
     empty: tuple[str, ...]
+    counts: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ CHUNK_VOXELS = 1 << 18
 ABSENT = "absent"
 """What stands where a score is not defined; never ``nan``."""
 
-NUM_WORST = 5  # assumption: as many as one looks at; all are in the JSON
-
 
 class CasePrediction(NamedTuple):
     """A case's label and prediction: two maps of inner class indices of equal shape.
@@ -29,16 +27,18 @@ class CasePrediction(NamedTuple):
         case: its id.
         label, prediction: the maps.
         annotated: the classes the case has been annotated for (inner indices); None: all.
+        voxel_mm3: volume of a voxel, which postprocessing asks for.
     """
 
     case: str
     label: np.ndarray
     prediction: np.ndarray
     annotated: Sequence[int] | None = None
+    voxel_mm3: float = 1.0
 
 
 AnyPrediction = CasePrediction | tuple[str, np.ndarray, np.ndarray]
-"""A case's prediction; without its last entry, all classes are annotated."""
+"""A case's prediction; without its last entries, all classes are annotated and a voxel has 1 mm³."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,28 +239,6 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """Average what is there; None where nothing is. The order of the values does not change the result."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present else None
-
-
-def scores_table(scores: Scores, num_worst: int = NUM_WORST) -> str:
-    """Lay out scores for the terminal: a row per structure, the mean, and the cases with the lowest mean Dice.
-
-    Absent structures are said to be absent; ``cases`` counts those where the structure is in label or prediction.
-    """
-    rows: list[tuple[str, ...]] = [("structure", "Dice", "IoU", "lowest", "highest", "cases", "absent")]
-    for index, name in enumerate(scores.structures):
-        values = [value for value in (row.dice[index] for row in scores.cases) if value is not None]
-        ends = (min(values, default=None), max(values, default=None))
-        numbers = map(score_text, (scores.dice[index], scores.iou[index], *ends))
-        rows.append((name, *numbers, str(len(values)), str(scores.num_absent[index])))
-    if len(scores.structures) > 1:
-        rows.append(
-            ("mean", score_text(scores.mean_dice), score_text(scores.mean_iou), "", "", str(len(scores.cases)), "")
-        )
-    lines = align(rows)
-    worst = sorted((row.mean_dice, row.case) for row in scores.cases if row.mean_dice is not None)[:num_worst]
-    if num_worst and len(scores.cases) > 1 and worst:
-        lines += ["", "lowest mean Dice", *align([(f"  {case}", score_text(value)) for value, case in worst])]
-    return "\n".join(lines)
 
 
 def score_text(value: float | None) -> str:

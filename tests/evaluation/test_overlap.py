@@ -16,7 +16,6 @@ from autoseg.evaluation.overlap import (
     merge,
     score_case,
     score_cases,
-    scores_table,
     structures_of,
 )
 from planners import records
@@ -114,26 +113,6 @@ def test_merged_folds_equal_all_cases_at_once() -> None:
         merge([parts[0], collect([], ["other"])])
     with pytest.raises(ValueError, match="0 folds"):
         merge([])
-
-
-def test_table_has_a_row_per_structure_and_the_worst_cases() -> None:
-    label, empty = np.array([[[1, 1, 1, 0]]], dtype=np.uint8), np.zeros((1, 1, 4), dtype=np.uint8)
-    cases = [("case_a", label, label), ("case_b", label, np.roll(label, 2)), ("case_c", empty, empty)]
-    assert scores_table(score_cases(cases, LABELS)).splitlines() == [
-        "structure    Dice     IoU  lowest  highest  cases  absent",
-        "edge       0.8333  0.7500  0.6667   1.0000      2       1",
-        "tip        absent  absent  absent   absent      0       3",
-        "mean       0.8333  0.7500                       3",
-        "",
-        "lowest mean Dice",
-        "  case_b  0.6667",
-        "  case_a  1.0000",
-    ]
-
-
-def test_table_of_no_case_is_a_table() -> None:
-    text = scores_table(collect([], ["tip"]))
-    assert text.splitlines()[1].split() == ["tip", "absent", "absent", "absent", "absent", "0", "0"]
 
 
 @settings(max_examples=15, deadline=None)
