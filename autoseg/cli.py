@@ -118,7 +118,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("protocol", "against", "out") if getattr(options, name)}
     if options.margin is not None:
         given["margin"] = options.margin
-    chosen = EvaluateOptions(metrics=names_in(options.metrics or ""), as_json=options.json, **given)
+    chosen = EvaluateOptions(task=options.task, metrics=names_in(options.metrics or ""), as_json=options.json, **given)
     verbs.evaluate_and_print(options.predictions, options.labels, chosen)
 
 

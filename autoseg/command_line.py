@@ -52,6 +52,7 @@ VERB_EXAMPLES = {
         "  autoseg evaluate results labels --metrics dice,hd95,nsd@2\n"
         "  autoseg evaluate results labels --protocol brats2023 --out scores\n"
         "  autoseg evaluate results labels --against other_results --margin 0.02\n"
+        "  autoseg evaluate results labels --task instance --protocol neurips22\n"
         "  autoseg evaluate results labels --json\n"
     ),
     "report": (
@@ -193,6 +194,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="folder of segmentations")
     parser.add_argument("labels", metavar="LABELS", type=Path, help="folder of labels with the same names")
+    parser.add_argument(
+        "--task", choices=("semantic", "instance"), default="semantic", help="classes, or ids of objects"
+    )
     parser.add_argument("--protocol", metavar="NAME", help="rules of a challenge, such as brats2023 (default: default)")
     parser.add_argument("--metrics", metavar="A,B", help="measure these only, such as dice,hd95,nsd@2")
     parser.add_argument("--against", metavar="OTHER", type=Path, help="compare with these predictions, case by case")

@@ -74,7 +74,9 @@ class EvaluateOptions:
     """How the user wants predictions compared with labels.
 
     Attributes:
-        protocol: name in ``evaluation.protocols.PROTOCOLS``; None: ``default``.
+        task: ``semantic`` (maps of classes) or ``instance`` (maps of object ids).
+        protocol: name in ``evaluation.protocols.PROTOCOLS``, of instances in
+            ``evaluation.instance_metrics.INSTANCE_PROTOCOLS``; None: ``default``.
         metrics: measure these only; empty: what the protocol measures.
         against: other predictions of the same cases.
         margin: how much lower a mean score may be and still count as no worse.
@@ -82,6 +84,7 @@ class EvaluateOptions:
         as_json: print the record, not the table.
     """
 
+    task: str = "semantic"
     protocol: str | None = None
     metrics: tuple[str, ...] = ()
     against: Path | None = None

@@ -245,7 +245,9 @@ def _check_names(plan: Plan) -> None:
 def _source(fingerprint: Fingerprint, options: RunOptions, model: Model | None) -> str:
     """Identify what a plan is made from. What is not asked for is not in it, so that older runs keep their plan."""
     named = records.to_json(records_from(Plan, options.plan)) if options.plan is not None else None
-    parts = [fingerprint, memory_budget(options), options.planner, list(options.settings), named]
+    facts = records.to_json(fingerprint)
+    del facts["image_percentiles"]  # no planner looks at them
+    parts = [facts, memory_budget(options), options.planner, list(options.settings), named]
     if options.like is not None:
         parts.append({"like": read_plan_of(options.like)})
     if model is not None:

@@ -22,8 +22,9 @@
     │   └── scores.json
     ├── choice.json        ensemble and postprocessing, with reasons
     ├── scores.json        out-of-fold scores of what was chosen, with its postprocessing
+    ├── metrics.json       the same measured in every way of the default protocol: surfaces, volumes, …
     ├── confidence.json    its calibration curve, and how the Dice of a new case is predicted
-    ├── out_of_fold/       where a pair was chosen: its predictions of the labelled cases, before postprocessing
+    ├── out_of_fold/       where an ensemble was chosen: its predictions of the labelled cases, before postprocessing
     ├── predictions/       of the dataset's test images
     ├── log.jsonl          every decision, warning and root cause
     └── report.html
@@ -167,13 +168,18 @@ class RunFolder:
         return self.root / "scores.json"
 
     @property
+    def metrics_file(self) -> Path:
+        """``metrics.json``."""
+        return self.root / "metrics.json"
+
+    @property
     def confidence_file(self) -> Path:
         """``confidence.json``."""
         return self.root / "confidence.json"
 
     @property
     def out_of_fold(self) -> Path:
-        """Folder of the out-of-fold predictions of a chosen pair; those of one configuration lie in its folds."""
+        """Folder of the out-of-fold predictions of a chosen ensemble; those of one configuration lie in its folds."""
         return self.root / "out_of_fold"
 
     @property

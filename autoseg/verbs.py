@@ -6,7 +6,7 @@ torch is imported by those that need it, when they need it.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from autoseg import planning
 from autoseg.data.check import CheckResult
 from autoseg.data.check_problem import count
 from autoseg.data.dataset import DatasetSource, open_dataset
-from autoseg.errors import DatasetError, RunFolderError
+from autoseg.errors import DatasetError, OptionError, RunFolderError
+from autoseg.extensions import find
 from autoseg.options import EvaluateOptions, RunOptions, options_from
 from autoseg.pipeline import run
 from autoseg.progress import say
@@ -112,11 +113,29 @@ def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
     predict_folder(model, images, output, **options)
 
 
-def evaluate(predictions: Any, labels: Any, *, protocol: str | None = None, metrics: Sequence[str] = ()) -> Any:
-    """Compare two folders of label maps; gives an ``evaluation.folders.FolderComparison``."""
-    from autoseg.evaluation.folders import evaluate_folders
+def evaluate(
+    predictions: Any,
+    labels: Any,
+    *,
+    task: str = "semantic",
+    protocol: str | None = None,
+    metrics: Sequence[str] = (),
+) -> Any:
+    """Compare two folders of label maps.
 
-    return evaluate_folders(Path(predictions), Path(labels), protocol=protocol, metrics=metrics)
+    Returns:
+        An ``evaluation.folders.FolderComparison``; of ``instance`` maps an
+        ``evaluation.instance_records.InstanceComparison``.
+
+    Raises:
+        OptionError: no such task, protocol or metric.
+        DatasetError: nothing can be compared.
+    """
+    from autoseg.evaluation.folders import evaluate_folders
+    from autoseg.evaluation.instance_folders import evaluate_instances
+
+    tasks: dict[str, Callable[..., Any]] = {"semantic": evaluate_folders, "instance": evaluate_instances}
+    return find(tasks, "task", task)(Path(predictions), Path(labels), protocol=protocol, metrics=metrics)
 
 
 def evaluate_and_print(predictions: Path, labels: Path, options: EvaluateOptions) -> None:
@@ -125,7 +144,9 @@ def evaluate_and_print(predictions: Path, labels: Path, options: EvaluateOptions
     Raises:
         DatasetError: some files could not be compared; what could is printed.
     """
-    given: Any = {"protocol": options.protocol, "metrics": options.metrics}
+    given: Any = {"task": options.task, "protocol": options.protocol, "metrics": options.metrics}
+    if options.task == "instance" and options.against is not None:
+        raise OptionError("--against compares maps of classes; evaluate each folder of instances by itself")
     comparison = evaluate(predictions, labels, **given)
     if options.out is not None:
         write_atomic(options.out / "scores.json", records.dumps(comparison))

@@ -133,8 +133,8 @@ class Training:
     """How one fold is trained. Defaults are nnU-Net v2's recipe (Isensee et al. 2021; v2.8.1).
 
     Attributes (those that do not speak for themselves):
-        momentum_spans: how many times the momentum must forget, every 1 / (1 − momentum) steps, while a fold is trained;
-            a training too short for that takes less momentum and as much more learning rate. 0: never.
+        momentum_spans: how many times the momentum must forget (every 1 / (1 − momentum) steps) while a fold is
+            trained; one too short for that takes less momentum and as much more learning rate. 0: never.
         warm_up: epochs in which the learning rate rises linearly.
         patience: epochs without a better smoothed Dice after which the final anneal begins; None: never.
         mirror_axes: axes of the patch along which patches are mirrored, in training and in prediction.

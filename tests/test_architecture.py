@@ -48,7 +48,7 @@ HEAVY = {
     "PIL": {"data", "report"},
     "batchgenerators": {"training"},
     "acvl_utils": {"training", "inference"},
-    "skimage": set(),
+    "skimage": {"evaluation"},  # skeleton.py alone; see the test below
     "sklearn": set(),
     "batchgeneratorsv2": set(),
     "nnunetv2": set(),
@@ -98,6 +98,12 @@ def test_heavy_packages_stay_where_they_belong(path: Path) -> None:
         if unit == "planners":
             assert top in sys.stdlib_module_names or top in ("numpy", "planners"), f"{path} imports {name}"
         assert unit in HEAVY.get(top, {unit}), f"{path} ({unit}) imports {name}"
+
+
+def test_scikit_image_is_needed_by_one_file_alone() -> None:
+    assert [path.name for path in SOURCES if any(name.startswith("skimage") for name in imports(path))] == [
+        "skeleton.py"
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

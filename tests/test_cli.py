@@ -28,7 +28,8 @@ FROZEN = {
     "plan": {"--fingerprint", "--out", "--json", "--measure", *SOURCE, *PLANNING},
     "train": {"run", "configuration", "fold"},
     "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--uncertainty", "--device"},
-    "evaluate": {"predictions", "labels", "--protocol", "--metrics", "--against", "--margin", "--out", "--json"},
+    "evaluate": {"predictions", "labels", "--task", "--protocol", "--metrics", "--against"}
+    | {"--margin", "--out", "--json"},
     "report": {"runs", "--out"},
     "challenge": {"step"},
     "doctor": {"run", "--overfit"},

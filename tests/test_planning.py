@@ -52,6 +52,14 @@ def test_made_again_when_its_sources_change(run: RunFolder, capsys: pytest.Captu
     assert "planned anew" in capsys.readouterr().err
 
 
+def test_what_no_planner_looks_at_leaves_the_plan(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run from before its images' percentiles were measured keeps its plan."""
+    first = planning.decide(run, FINGERPRINT, OPTIONS)
+    measured = dataclasses.replace(FINGERPRINT, image_percentiles=(((1.0, 2.0, 3.0, 4.0, 5.0),),))
+    assert planning.decide(run, measured, OPTIONS) == first
+    assert "planned anew" not in capsys.readouterr().err
+
+
 def test_more_epochs_change_the_epochs_alone(run: RunFolder) -> None:
     first = planning.decide(run, FINGERPRINT, dataclasses.replace(OPTIONS, epochs=10))
     second = planning.decide(run, FINGERPRINT, dataclasses.replace(OPTIONS, epochs=20))

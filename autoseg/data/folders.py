@@ -1,14 +1,17 @@
 """Look into the folders of a dataset: image files by name, DICOM folders, and what else lies there."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from autoseg.data.io import READERS, image_ending, image_stem
 from autoseg.errors import DatasetError
 
 COMPANIONS = {".json", ".txt", ".md", ".csv", ".tsv", ".xml", ".raw", ".zraw", ".img", ".pdf", ".html", ".log"}
 """Endings of files that may lie beside images without being worth a word."""
+
+Found = TypeVar("Found")
 
 MAP_SUFFIXES = (".entropy", ".disagreement")
 """Names of the maps of uncertainty that lie beside a segmentation: ``CASE.entropy.nii.gz`` is no case of its own."""
@@ -47,10 +50,14 @@ def list_images(folder: Path, *, series: bool = True) -> tuple[dict[str, Path], 
             f"{folder} holds no images (it holds {describe_folder(folder)}). Known endings: {' '.join(READERS)}; "
             "or one folder of DICOM slices per case"
         )
-    maps = {name for name in found for suffix in MAP_SUFFIXES if name.removesuffix(suffix) in found.keys() - {name}}
-    found = {name: path for name, path in found.items() if name not in maps}
     notes = [f"{len(unknown)} files of unknown format in {folder} passed over: {some(unknown)}"] if unknown else []
-    return found, notes
+    return without_maps(found), notes
+
+
+def without_maps(found: Mapping[str, Found]) -> dict[str, Found]:
+    """Leave out the maps of uncertainty among files by name: those whose segmentation is there as well."""
+    maps = {name for name in found for suffix in MAP_SUFFIXES if name.removesuffix(suffix) in found.keys() - {name}}
+    return {name: path for name, path in found.items() if name not in maps}
 
 
 def is_series(folder: Path) -> bool:

@@ -142,6 +142,7 @@ def label_files(folder: Path) -> dict[str, list[Path]]:
     Raises:
         DatasetError: there is no such folder.
     """
+    from autoseg.data.folders import without_maps
     from autoseg.data.io import READERS, image_ending, image_stem
 
     if not folder.exists():
@@ -150,7 +151,7 @@ def label_files(folder: Path) -> dict[str, list[Path]]:
     for path in sorted([folder] if folder.is_file() else folder.iterdir()):
         if path.is_file() and image_ending(path) in READERS and not path.name.startswith("."):
             found.setdefault(image_stem(path), []).append(path)
-    return found
+    return without_maps(found)
 
 
 def declared_labels(labels: Path) -> Labels | None:
@@ -232,6 +233,7 @@ def _comparer(protocol: Protocol, metrics: Sequence[str], declared: Labels | Non
 def match_files(
     predictions: Mapping[str, Sequence[Path]], labels: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """Pair the files of cases that have both; gives the pairs, and a sentence for each case with two files alike."""
     pairs, problems = {}, []
     for case in sorted(set(predictions) & set(labels)):
         twice = next((found for found in (predictions[case], labels[case]) if len(found) > 1), None)
@@ -243,6 +245,7 @@ def match_files(
 
 
 def without_partner(without_prediction: Sequence[str], without_label: Sequence[str]) -> list[str]:
+    """Say which cases have only one of the two files: a sentence each."""
     problems = []
     if without_prediction:
         problems.append(f"no prediction for {_listed(without_prediction)}. Predict them, or take their labels away")

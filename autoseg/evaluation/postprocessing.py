@@ -186,9 +186,7 @@ def border_faces(array: np.ndarray, image_shape: Sequence[int]) -> list[np.ndarr
     """
     if not array.size:
         return []
-    return [
-        np.take(array, index, axis=axis) for axis, size in enumerate(image_shape) if size > 1 for index in (0, -1)
-    ]
+    return [np.take(array, index, axis=axis) for axis, size in enumerate(image_shape) if size > 1 for index in (0, -1)]
 
 
 def face_neighbours(num_axes: int, axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -1,23 +1,23 @@
 """Selection: which configurations, together or alone, and with which postprocessing, segment new images.
 
-Every configuration and every pair of them is a candidate, judged by its mean foreground Dice over out-of-fold
-predictions: predictions of cases that the network which made them has not seen.
+Every configuration, every pair of them and, of three or more, all of them together are candidates, judged by their mean
+foreground Dice over out-of-fold predictions: predictions of cases that the networks which made them have not seen.
+Averages with unequal weights are candidates only where they win out of fold too (``weights``).
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autoseg.evaluation.overlap import AnyPrediction, Scores, collect, score_text
-from autoseg.evaluation.postprocessing import Postprocessing, Trial, choose_postprocessing
-from planners.decision import cases as count_cases
+from autoseg.evaluation.choice_reasons import why_best, why_rules, why_weights
+from autoseg.evaluation.criterion import CRITERION, interval_of
+from autoseg.evaluation.metric_records import Interval
+from autoseg.evaluation.overlap import AnyPrediction, Scores, collect
+from autoseg.evaluation.postprocessing import Postprocessing
+from autoseg.evaluation.trials import Trial, choose_postprocessing
+from autoseg.evaluation.weights import Names, Weighted, Weights, weights_text
 from planners.labels import Labels
 from planners.plan import Reason
-
-CRITERION = "mean foreground Dice over out-of-fold predictions"
-
-Names = tuple[str, ...]
-"""The configurations of a candidate: one, or two whose probabilities are averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,10 @@ class Candidate:
     """One thing that could be chosen, with its scores before postprocessing.
 
     Attributes:
-        name: for people: ``3d_fullres``, ``2d + 3d_fullres``.
+        name: for people: ``3d_fullres``, ``2d + 3d_fullres``, ``2d + 3d_fullres (1 : 4)``.
         configurations: whose probabilities are averaged.
+        weights: their shares in the average; empty in older files: equal ones.
+        interval: of the mean Dice, 95 % bootstrap over cases; None where nothing could be scored, and in older files.
         mean_dice, mean_iou: mean over the foreground structures, None where nothing could be scored.
         dice: per structure.
     """
@@ -36,6 +38,8 @@ class Candidate:
     mean_dice: float | None
     mean_iou: float | None
     dice: tuple[float | None, ...]
+    weights: Weights = ()
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +48,15 @@ class Choice:
 
     Attributes:
         configurations: whose probabilities are averaged.
+        weights: their shares in the average; empty in older files: equal ones.
         folds: whose networks are averaged within a configuration.
         postprocessing: rules to apply to the segmentation, in this order.
         structures: names of what was scored.
         num_cases: cases with out-of-fold predictions of every candidate.
         criterion: what was maximised, before postprocessing.
         mean_dice, mean_iou, dice: with the postprocessing applied; None where nothing could be scored.
+        interval: of that mean Dice, 95 % bootstrap over cases.
+        mean_before, dice_before: mean Dice and Dice per structure before postprocessing.
         candidates: in the order in which ties are decided.
         trials: every postprocessing rule that was tried, before and after.
         reasons: why this and no other.
@@ -67,33 +74,50 @@ class Choice:
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
     reasons: tuple[Reason, ...]
+    weights: Weights = ()
+    interval: Interval | None = None
+    mean_before: float | None = None
+    dice_before: tuple[float | None, ...] = ()
 
 
 def candidates_of(configurations: Sequence[str]) -> tuple[Names, ...]:
-    """List the candidates: every configuration, then every pair, in the plan's order."""
-    return (*((name,) for name in configurations), *itertools.combinations(configurations, 2))
+    """List the candidates of equal weights, in the plan's order: every configuration, every pair, and of three or more
+    all together.
+
+    Of n configurations these are n + n (n − 1) / 2, and one more from three on: 3 of two, 7 of three, 11 of four.
+    """
+    every = tuple(configurations)
+    return (
+        *((name,) for name in every),
+        *itertools.combinations(every, 2),
+        *((every,) if len(every) > 2 else ()),
+    )
 
 
-def candidate_name(configurations: Names) -> str:
+def candidate_name(configurations: Names, weights: Weights = ()) -> str:
     """Name a candidate for people."""
-    return " + ".join(configurations)
+    ratio = f" ({weights_text(weights)})" if len(set(weights)) > 1 else ""
+    return " + ".join(configurations) + ratio
 
 
 def choose(
     scores: Mapping[Names, Scores],
-    read: Callable[[Names], Iterable[AnyPrediction]],
+    read: Callable[..., Iterable[AnyPrediction]],
     labels: Labels,
     folds: Sequence[int | str],
+    weighted: Sequence[Weighted] = (),
 ) -> tuple[Choice, Scores]:
     """Choose the best candidate and its postprocessing.
 
     The highest mean foreground Dice wins; of equals the first. Only cases that every candidate has predicted count.
 
     Args:
-        scores: per candidate, the scores of its out-of-fold predictions; the order decides ties.
-        read: gives a candidate's out-of-fold predictions, one case at a time; called once, for the winner.
+        scores: per candidate of equal weights, the scores of its out-of-fold predictions; the order decides ties.
+        read: gives a candidate's out-of-fold predictions, one case at a time; called once, for the winner: with its
+            configurations, and with its ``Weighted`` where its weights are not equal.
         labels: the classes of the dataset.
         folds: the trained folds.
+        weighted: the ensembles whose weights were fitted; the accepted ones are candidates, after the others.
 
     Returns:
         The choice, and the scores of its cases with the postprocessing applied.
@@ -101,53 +125,67 @@ def choose(
     Raises:
         ValueError: there is no candidate.
 
-    Source: nnU-Net v2.8.1 (``find_best_configuration``).
+    Source: nnU-Net v2.8.1 (``find_best_configuration``) for the criterion and for pairs; it tries no larger ensembles
+    and no weights.
     """
     if not scores:
         raise ValueError("there is no candidate to choose from")
-    compared = _on_equal_cases(scores)
-    candidates = tuple(_candidate(names, found) for names, found in compared.items())
-    measured = [item for item in candidates if item.mean_dice is not None]
+    accepted = {(item.configurations, item.weights): item for item in weighted if item.accepted}
+    judged = {(names, _equal(names)): found for names, found in scores.items()}
+    compared = _on_equal_cases(judged | {key: item.scores for key, item in accepted.items()})
+    candidates = {key: _candidate(*key, found) for key, found in compared.items()}
+    measured = [key for key, item in candidates.items() if item.mean_dice is not None]
     if not measured:
-        return _unmeasured(candidates, next(iter(compared.values())), folds)
-    best = max(measured, key=lambda item: item.mean_dice or 0.0)  # max gives the first of equals
-    before = compared[best.configurations]
+        return _unmeasured(tuple(candidates.values()), next(iter(compared.values())), folds)
+    best = max(measured, key=lambda key: candidates[key].mean_dice or 0.0)  # max gives the first of equals
+    before, winner = compared[best], candidates[best]
     wanted = {row.case for row in before.cases}
-    rules, trials, after = choose_postprocessing(
-        (case for case in read(best.configurations) if case[0] in wanted), labels
+    predictions = read(best[0], accepted[best]) if best in accepted else read(best[0])
+    rules, trials, after = choose_postprocessing((case for case in predictions if case[0] in wanted), labels)
+    named = [(candidates[key].name, compared[key]) for key in measured]
+    reasons = (
+        why_best(winner.name, named),
+        *why_weights([(candidate_name(item.configurations, item.weights), item) for item in weighted]),
+        *why_rules(trials, before.structures),
     )
-    reasons = (_why_best(best, measured, compared), *(_why_rule(trial, before.structures) for trial in trials))
-    choice = _choice(best.configurations, candidates, after, folds, reasons)
-    return replace(choice, postprocessing=rules, trials=trials), after
+    choice = _choice(winner, tuple(candidates.values()), after, folds, reasons)
+    return replace(
+        choice, postprocessing=rules, trials=trials, mean_before=before.mean_dice, dice_before=before.dice
+    ), after
 
 
-def _on_equal_cases(scores: Mapping[Names, Scores]) -> dict[Names, Scores]:
+def _equal(names: Names) -> Weights:
+    return (1 / len(names),) * len(names)
+
+
+def _on_equal_cases(scores: Mapping[tuple[Names, Weights], Scores]) -> dict[tuple[Names, Weights], Scores]:
     shared = set.intersection(*({row.case for row in item.cases} for item in scores.values()))
     return {
-        names: collect((row for row in item.cases if row.case in shared), item.structures)
-        for names, item in scores.items()
+        key: collect((row for row in item.cases if row.case in shared), item.structures) for key, item in scores.items()
     }
 
 
-def _candidate(names: Names, scores: Scores) -> Candidate:
+def _candidate(names: Names, weights: Weights, scores: Scores) -> Candidate:
     return Candidate(
-        name=candidate_name(names),
+        name=candidate_name(names, weights),
         configurations=names,
         mean_dice=scores.mean_dice,
         mean_iou=scores.mean_iou,
         dice=scores.dice,
+        weights=weights,
+        interval=interval_of(scores),
     )
 
 
 def _choice(
-    names: Names,
+    chosen: Candidate,
     candidates: tuple[Candidate, ...],
     scores: Scores,
     folds: Sequence[int | str],
     reasons: tuple[Reason, ...],
 ) -> Choice:
     return Choice(
-        configurations=names,
+        configurations=chosen.configurations,
         folds=tuple(folds),
         postprocessing=(),
         structures=scores.structures,
@@ -158,6 +196,10 @@ def _choice(
         candidates=candidates,
         trials=(),
         reasons=reasons,
+        weights=chosen.weights,
+        interval=interval_of(scores),
+        mean_before=scores.mean_dice,
+        dice_before=scores.dice,
     )
 
 
@@ -166,50 +208,7 @@ def _unmeasured(candidates: tuple[Candidate, ...], scores: Scores, folds: Sequen
 
     That 3D is the better single one is an assumption; it was on most of the datasets of Isensee et al. 2021.
     """
-    best = candidates[0]
     because = "no foreground in any label or prediction" if scores.cases else "no case has out-of-fold predictions"
     rest = "; the first configuration of the plan is taken, without postprocessing"
     reason = Reason(about="choice.configurations", rule="nothing-to-compare", because=because + rest)
-    return _choice(best.configurations, candidates, scores, folds, (reason,)), scores
-
-
-def _why_best(best: Candidate, measured: Sequence[Candidate], scores: Mapping[Names, Scores]) -> Reason:
-    others = sorted((item for item in measured if item is not best), key=lambda item: -(item.mean_dice or 0.0))
-    if not others:
-        because = f"mean Dice {score_text(best.mean_dice)}; the only candidate"
-        return Reason(about="choice.configurations", rule="only-candidate", because=because)
-    second = others[0]
-    rows = zip(scores[best.configurations].cases, scores[second.configurations].cases, strict=True)
-    pairs = [(a.mean_dice, b.mean_dice) for a, b in rows if a.mean_dice is not None and b.mean_dice is not None]
-    better = sum(a > b for a, b in pairs)
-    listed = ", ".join(f"{item.name} {score_text(item.mean_dice)}" for item in others)
-    because = f"mean Dice {score_text(best.mean_dice)} against {listed}; "
-    because += f"better than {second.name} in {better} of {len(pairs)} cases"
-    if best.mean_dice == second.mean_dice:
-        because += "; of equals the first is taken"
-    return Reason(about="choice.configurations", rule="highest-mean-dice", because=because)
-
-
-def _why_rule(trial: Trial, structures: Sequence[str]) -> Reason:
-    rule = trial.postprocessing
-    about = f"choice.postprocessing.{rule.name}"
-    if not trial.num_changed:
-        return Reason(
-            about=about, rule="changes-nothing", because="no prediction has more than one component; not used"
-        )
-    if rule.name in structures:
-        index = structures.index(rule.name)
-        numbers = f"its Dice {score_text(trial.dice_before[index])} → {score_text(trial.dice_after[index])}"
-    else:
-        numbers = f"mean Dice {score_text(trial.mean_before)} → {score_text(trial.mean_after)}"
-        numbers += _falling(trial, structures)
-    verdict = "used" if trial.accepted else "not used"
-    changed = count_cases(trial.num_changed)
-    because = f"{numbers} when only the largest component is kept (it changes {changed}); {verdict}"
-    return Reason(about=about, rule="helps" if trial.accepted else "does-not-help", because=because)
-
-
-def _falling(trial: Trial, structures: Sequence[str]) -> str:
-    changes = zip(structures, trial.dice_before, trial.dice_after, strict=True)
-    falling = [name for name, before, after in changes if before is not None and after is not None and after < before]
-    return f", that of {', '.join(falling)} falls" if falling and not trial.accepted else ""
+    return _choice(candidates[0], candidates, scores, folds, (reason,)), scores

@@ -12,7 +12,7 @@ from autoseg.compute import Compute
 from autoseg.inference.export import LogitsPart
 from autoseg.inference.model import Selection, Trained, group_folds, load_networks
 from autoseg.inference.previous import previous_segmentation
-from autoseg.inference.sliding_window import WindowOptions, predict_logits
+from autoseg.inference.sliding_window import WindowOptions, predict_each
 from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.preprocess import PreprocessedCase, preprocess_case
 from autoseg.targets import Target, make_target
@@ -90,7 +90,9 @@ class Chain:
             prepared.append(made[kind])
         return prepared
 
-    def logits(self, prepared: Sequence[PreprocessedCase], what: str | None = None) -> list[LogitsPart]:
+    def logits(
+        self, prepared: Sequence[PreprocessedCase], what: str | None = None, *, each: bool = False
+    ) -> list[LogitsPart]:
         """Run an image through all steps.
 
         The logits of a step that only feeds others are dropped as soon as it is decoded for them.
@@ -98,6 +100,7 @@ class Chain:
         Args:
             prepared: per step, the preprocessed image.
             what: a phrase for the progress shown, or None for none.
+            each: keep what every network of the ensemble says alone, too.
 
         Returns:
             One part per configuration of the ensemble, its folds averaged.
@@ -105,7 +108,7 @@ class Chain:
         parts: dict[int, LogitsPart] = {}
         previous: dict[int, np.ndarray] = {}
         for place, (step, case) in enumerate(zip(self.steps, prepared, strict=True)):
-            part = self._run(step, case, previous.pop(place, None), what)
+            part = self._run(step, case, previous.pop(place, None), what, each=each and bool(step.members))
             for index in step.feeds:
                 grid = prepared[index].grid
                 previous[index] = previous_segmentation([part], step.target, grid, self.compute.threads)
@@ -114,12 +117,21 @@ class Chain:
             return [parts[index] for index in sorted(parts)]
         return [dataclasses.replace(parts[index], weight=self.weights[index]) for index in sorted(parts)]
 
-    def _run(self, step: Step, case: PreprocessedCase, previous_ZYX: np.ndarray | None, what: str | None) -> LogitsPart:
+    def _run(
+        self, step: Step, case: PreprocessedCase, previous_ZYX: np.ndarray | None, what: str | None, *, each: bool
+    ) -> LogitsPart:
         shown = f"{what}, {step.configuration.name}" if what and len(self.steps) > 1 else what
         previous = None if previous_ZYX is None else torch.from_numpy(previous_ZYX)
-        image, options = torch.from_numpy(case.image_CZYX), WindowOptions(flip=step.target.flip)
+        image, options = torch.from_numpy(case.image_CZYX), WindowOptions(flip=step.target.flip, each=each)
         count, logits = len(step.networks), torch.zeros(())
+        alone: list[np.ndarray] = []
         for own, networks in step.groups:
-            found = predict_logits(networks, image, own, self.compute, options, shown, previous)
+            found, single = predict_each(networks, image, own, self.compute, options, shown, previous)
+            alone += [item.numpy() for item in single]
             logits = found if len(networks) == count else logits + found * (len(networks) / count)
-        return LogitsPart(logits_KZYX=logits.numpy(), grid=case.grid, resampling=step.configuration.resampling)
+        return LogitsPart(
+            logits_KZYX=logits.numpy(),
+            grid=case.grid,
+            resampling=step.configuration.resampling,
+            alone_KZYX=tuple(alone),
+        )

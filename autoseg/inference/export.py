@@ -34,12 +34,14 @@ class LogitsPart:
         grid: where they lie in the image.
         resampling: of the configuration.
         weight: of its probabilities in an average with others; only the ratio to theirs counts.
+        alone_KZYX: float16, what each of the networks says alone; empty where nobody has asked.
     """
 
     logits_KZYX: np.ndarray | SlicesOnDemand
     grid: CaseGrid
     resampling: Resampling
     weight: float = 1.0
+    alone_KZYX: tuple[np.ndarray, ...] = ()
 
     def onto(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> LogitsResampler:
         """Look at the logits on another grid over the same extent."""

@@ -15,6 +15,7 @@ from autoseg.compute import Compute
 from autoseg.errors import ModelError
 from autoseg.evaluation.postprocessing import Postprocessing
 from autoseg.evaluation.selection import Choice
+from autoseg.evaluation.weights import weights_text
 from autoseg.networks import build_network, load_weights, put_weights
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, records_from
 from planners import records
@@ -43,7 +44,8 @@ class Selection:
     def name(self) -> str:
         """For people: ``2d + 3d_fullres, 10 networks``; for a cascade ``3d_cascade_fullres, 5 networks, after …``."""
         after = f", after {_name(self.previous, ' → ')}" if self.previous else ""
-        return f"{_name(self.folds, ' + ')}{after}"
+        weights = f", weighted {weights_text(self.weights)}" if self.weights else ""
+        return f"{_name(self.folds, ' + ')}{weights}{after}"
 
 
 Trained = tuple[Configuration, tuple[FoldFolder, ...]]
@@ -101,12 +103,14 @@ def _weights(choice: Choice, run: RunFolder) -> tuple[float, ...]:
         ModelError: a person has written as many or such as cannot be.
     """
     weights = choice.weights
-    if weights and (len(weights) != len(choice.configurations) or min(weights) <= 0):
+    if len(set(weights)) < 2:
+        return ()
+    if len(weights) != len(choice.configurations) or min(weights) <= 0:
         raise ModelError(
-            f"{run.choice_file}: weights are {list(weights)} for {len(choice.configurations)} configurations. Give each "
-            "a positive number, or [] for equal ones"
+            f"{run.choice_file}: weights are {list(weights)} for {len(choice.configurations)} configurations. "
+            "Give each a positive number, or [] for equal ones"
         )
-    return weights if len(set(weights)) > 1 else ()
+    return weights
 
 
 def _select_first(run: RunFolder, plan: Plan) -> Selection:
@@ -211,7 +215,12 @@ def digest_of(selection: Selection, plan: Plan) -> str:
     """Identify a model by what its predictions depend on: plan, weights, postprocessing (16 hexadecimal digits)."""
     shared = [plan.axis_order, plan.channels, plan.labels]
     configurations, weights = _identity(selection.folds)
-    parts = [configurations, shared, list(selection.postprocessing), weights]
+    # What is not said is left out, so that models of older programs keep their identity.
+    rules = [
+        {name: value for name, value in records.to_json(rule).items() if value is not None}
+        for rule in selection.postprocessing
+    ]
+    parts = [configurations, shared, rules, weights]
     if selection.weights:
         parts.append(list(selection.weights))
     return records.digest([*parts, *_identity(selection.previous)] if selection.previous else parts)

@@ -1,68 +1,74 @@
-"""Out-of-fold predictions: every case as the network predicts it that has not seen it; and the choice made from them.
+"""Out-of-fold predictions: every case as the networks predict it that have not seen it; and the choice made from them.
 
 Each fold leaves the predictions of its validation cases. Where several configurations are trained it leaves their
-logits too (float16, on the preprocessed grid), so that ensembles of two can be judged; they are deleted once the choice
-is made.
+logits too (``kept_logits``), so that ensembles can be judged; they are deleted once the choice is made.
 """
 
 import itertools
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from autoseg.data.io import open_image, open_label, output_ending, write_segmentation
-from autoseg.evaluation.overlap import CasePrediction, Scores, collect, merge, score_cases, structures_of
-from autoseg.evaluation.selection import Choice, Names, candidates_of, choose
-from autoseg.inference.export import LogitsPart, segment
-from autoseg.preprocessing.populate import store_name
-from autoseg.preprocessing.store import Store
-from autoseg.progress import say, track
-from autoseg.run_folder import CaseFiles, FoldFolder, RunFolder, RunRecord
-from autoseg.targets import make_target
+from autoseg.data.io import open_label, output_ending
+from autoseg.data.parallel import MemoryGate, for_each_case
+from autoseg.evaluation.measure import ruler_for, tabulate
+from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
+from autoseg.evaluation.overlap import CasePrediction, Scores
+from autoseg.evaluation.postprocessing import apply, voxel_mm3
+from autoseg.evaluation.protocols import find_protocol, structures_for
+from autoseg.evaluation.selection import Choice, candidate_name
+from autoseg.inference.comparison import (
+    LOGITS_ENDING,
+    Comparison,
+    logits_file,
+    prediction_file,
+    read_label,
+    read_label_and_spacing,
+)
+from autoseg.inference.confidence import keep_confidence
+from autoseg.progress import say
+from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
 from planners import records
 from planners.plan import Plan
 
-ALL_DATA = "all-data"
+__all__ = ["choice_is_current", "choose_for_run", "logits_file", "prediction_file", "read_label"]
+
 MADE_FROM = "choice.json"
+METRICS = "metrics.json"
+OLDER_LOGITS = "*.logits.npy"  # float16, as they were kept at first
 
-
-def prediction_file(folder: FoldFolder, files: CaseFiles) -> Path:
-    """Give the place of a validation case's prediction: the format of its image, or what can hold labels."""
-    return folder.validation / f"{files.id}{output_ending(files.images[0])}"
-
-
-def logits_file(folder: FoldFolder, case_id: str) -> Path:
-    """Give the place of a validation case's logits, float16 (K, z, y, x) on the preprocessed grid."""
-    return folder.validation / f"{case_id}.logits.npy"
-
-
-def read_label(files: CaseFiles, plan: Plan) -> np.ndarray:
-    """Read a case's label as inner class indices z, y, x."""
-    assert files.label is not None, "only labelled cases are validated"
-    return plan.labels.encode(open_label(Path(files.label)).read()[0])
+MEASURING_BYTES = 60
+"""Bytes per voxel of a case while it is measured: two maps of eight bytes while they are encoded, and the distance
+transforms of the largest structure, should it fill the image. Assumption, on the safe side."""
 
 
 def choose_for_run(run: RunFolder) -> Choice:
-    """Compare all trained configurations and pairs out of fold, choose, and write ``choice.json`` and ``scores.json``.
+    """Compare all trained configurations and their ensembles out of fold, choose, and measure what was chosen.
 
-    What was chosen from the very same folds is kept.
+    Writes ``choice.json``, ``scores.json``, ``confidence.json`` and ``metrics.json``. What was chosen from the very
+    same folds is kept, and only what is missing is made.
     """
     record, plan = run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file)
     made_from = _made_from(run, record)
     if run.choice_file.exists() and record.made_from.get(MADE_FROM) == made_from:
         choice = run.read(Choice, run.choice_file)
+        if len(choice.configurations) == 1 and not run.confidence_file.exists() and run.scores_file.exists():
+            keep_confidence(run, plan, choice, run.read(Scores, run.scores_file))
     else:
-        choice = _Comparison(run, record, plan).choose()
-        made = {**run.read(RunRecord, run.run_file).made_from, MADE_FROM: made_from}
-        run.change_record(made_from=made)
+        comparison = Comparison(run, record, plan)
+        choice, scores = comparison.choose()
+        run.write(scores, run.scores_file)
+        run.write(choice, run.choice_file)
+        keep_confidence(run, plan, choice, scores, comparison.watched if len(choice.configurations) > 1 else None)
+        # Only now: after a kill before this, all is made again, for which the logits are still there.
+        _note(run, MADE_FROM, made_from)
+        _note(run, run.out_of_fold.name, _ensemble_digest(choice))
     for reason in choice.reasons:
         say(f"  {reason.about.removeprefix('choice.')}: {reason.because}")
         run.log("decision", about=reason.about, rule=reason.rule, because=reason.because)
     for name, fold in itertools.product(record.configurations, record.folds):
-        for path in run.fold(name, fold).validation.glob("*.logits.npy"):
+        validation = run.fold(name, fold).validation
+        for path in (*validation.glob(f"*{LOGITS_ENDING}"), *validation.glob(OLDER_LOGITS)):
             path.unlink()
+    _measure_if_missing(run, plan, choice)
     return choice
 
 
@@ -84,74 +90,64 @@ def _made_from(run: RunFolder, record: RunRecord) -> str:
     return records.digest(folds)
 
 
-class _Comparison:
-    """The candidates of one run, and how to read what each of them predicts out of fold."""
+def _note(run: RunFolder, what: str, digest: str) -> None:
+    run.change_record(made_from={**run.read(RunRecord, run.run_file).made_from, what: digest})
 
-    def __init__(self, run: RunFolder, record: RunRecord, plan: Plan) -> None:
-        self.run, self.record, self.plan = run, record, plan
-        self.files = {files.id: files for files in record.cases}
-        self.folds = [fold for fold in record.folds if fold != ALL_DATA]
 
-    def choose(self) -> Choice:
-        """Score every candidate, choose, and keep choice and scores."""
-        scores: dict[Names, Scores] = {}
-        shutil.rmtree(self.run.out_of_fold, ignore_errors=True)  # of an earlier choice
-        for names in candidates_of(self.record.configurations):
-            scores[names] = self._single_scores(names[0]) if len(names) == 1 else self._pair_scores(names)
-        choice, after = choose(scores, self.read, self.plan.labels, self.record.folds)
-        self.run.write(after, self.run.scores_file)
-        self.run.write(choice, self.run.choice_file)
-        return choice
+def _ensemble_digest(choice: Choice) -> str:
+    return records.digest([choice.configurations, choice.weights])
 
-    def read(self, names: Names) -> Iterator[CasePrediction]:
-        """Read the winner's out-of-fold predictions, one case at a time; those of a pair are written on the way."""
-        return self._read_single(names[0]) if len(names) == 1 else self._keep(self._read_pair(names))
 
-    def _keep(self, cases: Iterable[CasePrediction]) -> Iterator[CasePrediction]:
-        """Write what only this comparison computes, before postprocessing as in the folds, to be looked at later."""
-        for case in cases:
-            case_id, segmentation = case.case, case.prediction
-            files = self.files[case_id]
-            geometry = open_image([Path(path) for path in files.images]).geometry
-            path = self.run.out_of_fold / f"{case_id}{output_ending(files.images[0])}"
-            write_segmentation(path, self.plan.labels.decode(segmentation), geometry)
-            yield case
+def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
+    """Write ``metrics.json`` of the chosen predictions, unless it was made from the very same choice."""
+    record = run.read(RunRecord, run.run_file)
+    digest = records.digest(
+        [record.made_from.get(MADE_FROM), choice.configurations, choice.weights, choice.postprocessing]
+    )
+    if run.metrics_file.exists() and record.made_from.get(METRICS) == digest:
+        return
+    comparison = Comparison(run, record, plan)
+    places = _chosen_predictions(comparison, choice)
+    absent = [case for case, (path, _) in places.items() if not path.exists()]
+    of_this = len(choice.configurations) == 1 or record.made_from.get(run.out_of_fold.name) == _ensemble_digest(choice)
+    if absent or not of_this or not places:
+        run.metrics_file.unlink(missing_ok=True)
+        if places:
+            name = candidate_name(choice.configurations, choice.weights)
+            say(f"  {METRICS}: not made; the out-of-fold predictions of {name} are not kept")
+        return
+    run.write(_measure(plan, choice, places), run.metrics_file)
+    _note(run, METRICS, digest)
 
-    def _single_scores(self, name: str) -> Scores:
-        parts = [self.run.read(Scores, self.run.fold(name, fold).scores) for fold in self.folds]
-        return merge(parts) if parts else collect((), [item.name for item in structures_of(self.plan.labels)])
 
-    def _pair_scores(self, names: Names) -> Scores:
-        total = sum(len(part) for part in self._cases(names[0]).values())
-        return score_cases(track(self._read_pair(names), total, f"ensemble {' + '.join(names)}"), self.plan.labels)
+def _chosen_predictions(comparison: Comparison, choice: Choice) -> dict[str, tuple[Path, CaseFiles]]:
+    """Find the out-of-fold predictions of what was chosen, before postprocessing, per case with its files."""
+    run, found = comparison.run, {}
+    for fold, cases in comparison.cases().items():
+        for case_id in cases:
+            files = comparison.files[case_id]
+            path = prediction_file(run.fold(choice.configurations[0], fold), files)
+            if len(choice.configurations) > 1:
+                path = run.out_of_fold / f"{case_id}{output_ending(files.images[0])}"
+            found[case_id] = path, files
+    return found
 
-    def _cases(self, name: str) -> Mapping[int | str, Sequence[str]]:
-        return {
-            fold: [row.case for row in self.run.read(Scores, self.run.fold(name, fold).scores).cases]
-            for fold in self.folds
-        }
 
-    def _read_single(self, name: str) -> Iterator[CasePrediction]:
-        for fold, cases in self._cases(name).items():
-            for case_id in cases:
-                files = self.files[case_id]
-                predicted = open_label(prediction_file(self.run.fold(name, fold), files)).read()[0]
-                label = read_label(files, self.plan)
-                yield CasePrediction(case_id, label, self.plan.labels.encode(predicted), files.annotated_classes)
+def _measure(plan: Plan, choice: Choice, places: dict[str, tuple[Path, CaseFiles]]) -> MetricTable:
+    protocol = find_protocol("default")
+    structures, _ = structures_for(protocol, plan.labels)
+    ruler = ruler_for(structures, protocol)
 
-    def _read_pair(self, names: Names) -> Iterator[CasePrediction]:
-        for fold, cases in self._cases(names[0]).items():
-            for case_id in cases:
-                parts = [self._part(name, fold, case_id) for name in names]
-                configuration = self.plan.configuration(names[0])
-                target = make_target(configuration.target, self.plan.labels, configuration.training)
-                files = self.files[case_id]
-                segmentation = segment(parts, target, self.plan)
-                yield CasePrediction(case_id, read_label(files, self.plan), segmentation, files.annotated_classes)
+    def work(item: tuple[Path, CaseFiles], gate: MemoryGate) -> CaseMetrics:
+        path, files = item
+        opened = open_label(path)
+        shape = opened.shape
+        with gate.hold(MEASURING_BYTES * int(shape[0]) * int(shape[1]) * int(shape[2])):
+            label, spacing = read_label_and_spacing(files, plan)
+            voxel = voxel_mm3(label.shape, spacing)
+            prediction = apply(plan.labels.encode(opened.read()[0]), choice.postprocessing, voxel)
+            case = CasePrediction(files.id, label, prediction, files.annotated_classes, voxel)
+            return ruler.measure(case, spacing, plan.labels.ignore_index)
 
-    def _part(self, name: str, fold: int | str, case_id: str) -> LogitsPart:
-        return LogitsPart(
-            logits_KZYX=np.load(logits_file(self.run.fold(name, fold), case_id)).astype(np.float32),
-            grid=Store(self.run.store(store_name(self.plan, name))).open(case_id).grid,
-            resampling=self.plan.configuration(name).resampling,
-        )
+    rows = for_each_case(work, places.items(), "measuring out-of-fold predictions")
+    return tabulate(rows.values(), structures, protocol)

@@ -19,9 +19,10 @@ from autoseg.errors import ModelError, OptionError
 from autoseg.evaluation import postprocessing
 from autoseg.inference.cases import find_cases
 from autoseg.inference.chain import Chain
-from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.export import LogitsPart, Watcher, segment
 from autoseg.inference.folder import FolderJob
 from autoseg.inference.model import compute_of, open_run, select
+from autoseg.inference.quality import Judge
 from autoseg.preprocessing.preprocess import PreprocessedCase
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder, RunRecord
@@ -56,7 +57,13 @@ class Predictor:
                 f"{names} have different targets and cannot be averaged. Choose one of them in choice.json"
             )
         self.target = make_target(first.target, self.plan.labels, first.training)
+        self.judge = Judge(self.run, self.plan, self.selection)
         self.chain = Chain(self.plan, self.selection, self.compute)
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that segment an image; those that only feed a cascade are not counted."""
+        return sum(len(folds) for _, folds in self.selection.folds)
 
     def read(self, image: Image) -> list[PreprocessedCase]:
         """Read an image and preprocess it for each step of the chain.
@@ -65,6 +72,15 @@ class Predictor:
             ModelError: the image has another number of channels than the model.
             ImageError: it cannot be read or normalized.
         """
+        return self.chain.preprocess(self.read_array(image), image.geometry.spacing_mm)
+
+    def read_array(self, image: Image) -> np.ndarray:
+        """Read an image's voxels: channels, z, y, x.
+
+        Raises:
+            ModelError: the image has another number of channels than the model.
+            ImageError: it cannot be read.
+        """
         if image.num_channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
             found = f"{image.num_channels} channel{'s' * (image.num_channels != 1)}"
@@ -72,25 +88,31 @@ class Predictor:
                 f"{image.name} has {found}; {self.run.root} needs {len(self.plan.channels)} ({names}). "
                 "Give one file per channel, or one file that holds them all"
             )
-        array = image.read()
-        return self.chain.preprocess(array, image.geometry.spacing_mm)
+        return image.read()
 
-    def logits(self, prepared: Sequence[PreprocessedCase], what: str | None = None) -> list[LogitsPart]:
+    def logits(
+        self, prepared: Sequence[PreprocessedCase], what: str | None = None, *, each: bool = False
+    ) -> list[LogitsPart]:
         """Run a preprocessed image through all networks; one part per chosen configuration, its folds averaged.
 
         Args:
             prepared: as ``read`` gives it.
             what: a phrase for the progress shown, or None for none.
+            each: keep what every network says alone, too.
         """
-        return self.chain.logits(prepared, what)
+        return self.chain.logits(prepared, what, each=each)
 
-    def segment(self, parts: Sequence[LogitsPart], probabilities_file: Path | None = None) -> np.ndarray:
+    def segment(
+        self, parts: Sequence[LogitsPart], probabilities_file: Path | None = None, watch: Watcher | None = None
+    ) -> np.ndarray:
         """Bring logits to a postprocessed segmentation on the image's grid, in the user's label values (z, y, x)."""
-        segmentation = segment(parts, self.target, self.plan, probabilities_file, self.compute.threads)
-        return self.plan.labels.decode(postprocessing.apply(segmentation, self.selection.postprocessing))
+        segmentation = segment(parts, self.target, self.plan, probabilities_file, self.compute.threads, watch)
+        grid = parts[0].grid
+        voxel = postprocessing.voxel_mm3(grid.shape_before_crop, grid.spacing_before_mm)
+        return self.plan.labels.decode(postprocessing.apply(segmentation, self.selection.postprocessing, voxel))
 
     def predict(self, image: Image, what: str | None = None) -> np.ndarray:
-        """Segment one image.
+        """Segment one image; what is unfamiliar about it is said on the terminal.
 
         Returns:
             The user's label values, z, y, x, on the image's grid.
@@ -98,7 +120,10 @@ class Predictor:
         Raises:
             AutosegError: as ``read`` and ``logits``.
         """
-        return self.segment(self.logits(self.read(image), what))
+        array = self.read_array(image)
+        for warning in self.judge.look_at(array, image.geometry):
+            say(f"  unlike the training cases: {image.name}: {warning}")
+        return self.segment(self.logits(self.chain.preprocess(array, image.geometry.spacing_mm), what))
 
 
 def predict(
@@ -161,9 +186,13 @@ def predict_folder(
     *,
     overwrite: bool = False,
     save_probabilities: bool = False,
+    uncertainty: bool = False,
     device: str = "auto",
 ) -> list[Path]:
     """Segment a folder of images, or one image, into a folder. What is there already is kept.
+
+    Beside the segmentations lies ``quality.json``: the Dice that is predicted for each, and what is unfamiliar about
+    its image.
 
     Args:
         model: run folder.
@@ -171,6 +200,7 @@ def predict_folder(
         output: folder; ``CASE.ext`` in the format that came in, or one that can hold labels (JPEG → PNG).
         overwrite: predict again what is there already.
         save_probabilities: write ``CASE.probabilities.npy`` too (see ``inference.export``).
+        uncertainty: write ``CASE.entropy.ext`` and ``CASE.disagreement.ext`` too (see ``inference.uncertainty``).
         device: where to compute.
 
     Returns:
@@ -185,7 +215,8 @@ def predict_folder(
     cases, incomplete, notes = find_cases(Path(images), names)
     for note in notes:
         say(f"  {note}")
-    job = FolderJob(predictor, Path(output), overwrite=overwrite, save_probabilities=save_probabilities)
+    wanted = {"save_probabilities": save_probabilities, "uncertainty": uncertainty}
+    job = FolderJob(predictor, Path(output), overwrite=overwrite, **wanted)
     return job.run(cases, incomplete)
 
 

@@ -30,6 +30,7 @@ GPU_BATCH_VOXELS = 2**23
 """Assumption: about 3 GB of feature maps in half precision; halved where the device is full."""
 USUAL_OUTPUTS = 32
 """Width of a U-Net's first stage: a network with more outputs than that takes more memory per voxel than usual."""
+LARGEST_HALF = 65504.0  # of float16
 GPU_KEEP_FREE = 0.5  # assumption: at most half of the free device memory for image and sums, the rest for the network
 
 Flip = Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -55,12 +56,14 @@ class WindowOptions:
         flip: turns the maps (K, spatial axes) of a mirrored window back; a target whose maps are more than scalars
             (vectors, affinities) brings its own.
         batch_voxels: voxels of one batch, or None for what suits the device.
+        each: keep what every network says alone (``predict_each``); takes a float32 map per network meanwhile.
     """
 
     mirror: bool = True
     step: float = STEP
     flip: Flip = flip_maps
     batch_voxels: int | None = None
+    each: bool = False
 
 
 @torch.inference_mode()
@@ -92,18 +95,39 @@ def predict_logits(
         DeviceError: the device's memory does not hold a single window.
         ModelError: the logits are not finite even in float32.
     """
+    return predict_each(networks, image_CZYX, configuration, compute, options, what, previous_ZYX)[0]
+
+
+@torch.inference_mode()
+def predict_each(
+    networks: Sequence[nn.Module],
+    image_CZYX: Tensor,
+    configuration: Configuration,
+    compute: Compute,
+    options: WindowOptions | None = None,
+    what: str | None = None,
+    previous_ZYX: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Run an image through networks as ``predict_logits`` does; where ``options.each`` is set, tell them apart.
+
+    Returns:
+        The mean, bit for bit that of ``predict_logits``; and per network its own logits, float16, finite.
+
+    Raises:
+        DeviceError, ModelError: as of ``predict_logits``.
+    """
     options = options or WindowOptions()
     assert (previous_ZYX is None) == (configuration.num_previous_channels == 0), f"inputs of {configuration.name}"
     for network in networks:
         network.eval()
     layout = lay_windows(image_CZYX.shape[1:], configuration, options.step)
-    logits = _Passes(networks, configuration, compute, options).run(layout, image_CZYX, previous_ZYX, what)
+    logits, alone = _Passes(networks, configuration, compute, options).run(layout, image_CZYX, previous_ZYX, what)
     if bool(torch.isfinite(logits).all()):
-        return logits
+        return logits, alone
     if compute.precision != "fp32":
         say(f"  logits not finite in {compute.precision}; this image again in fp32")
         exact = dataclasses.replace(compute, precision="fp32")
-        return predict_logits(networks, image_CZYX, configuration, exact, options, what, previous_ZYX)
+        return predict_each(networks, image_CZYX, configuration, exact, options, what, previous_ZYX)
     raise ModelError(
         f"the network of {configuration.name} gives logits that are not finite for this image. "
         "Look for extreme or non-finite voxels in the image; if all images are like this, the weights are damaged"
@@ -123,29 +147,40 @@ class _Passes:
         usual = usual * USUAL_OUTPUTS // max(configuration.target.num_outputs, USUAL_OUTPUTS)
         self.batch = max((options.batch_voxels or usual) // math.prod(configuration.patch_size), 1)
 
-    def run(self, layout: WindowLayout, image_CZYX: Tensor, previous_ZYX: Tensor | None, what: str | None) -> Tensor:
-        """Give the weighted mean of all passes on the image's grid, in main memory."""
+    def run(
+        self, layout: WindowLayout, image_CZYX: Tensor, previous_ZYX: Tensor | None, what: str | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Give the weighted mean of all passes on the image's grid, in main memory; and that of every network alone."""
         num_outputs = self.configuration.target.num_outputs
-        place = self._place_of_sums(layout, image_CZYX, num_outputs)
+        num_sums = 1 + (len(self.networks) if self.options.each else 0)
+        place = self._place_of_sums(layout, image_CZYX, num_outputs * num_sums)
         inputs = _Inputs(self.configuration, layout, image_CZYX, previous_ZYX, place)
-        sums_KZYX = torch.zeros((num_outputs, *layout.extent), device=place)
+        sums = [torch.zeros((num_outputs, *layout.extent), device=place) for _ in range(num_sums)]
         weight_ZYX = (gaussian(layout.output) / (len(self.forms) * len(self.networks))).to(place)
         passes = [(start, form) for start in layout.windows for form in self.forms]
         tick = meter(len(passes), what) if what else None
-        for part, logits in self._answers(inputs, passes):
-            for (start, form), logits_K in zip(part, logits.to(place), strict=True):
-                turned = self.options.flip(logits_K, form)
-                window = (slice(None), *_box(start, layout.output))
-                sums_KZYX[window].addcmul_(turned.unsqueeze(1) if self.flat else turned, weight_ZYX)
+        for part, answers in self._answers(inputs, passes):
+            for sum_KZYX, logits in zip(sums, answers, strict=True):
+                for (start, form), logits_K in zip(part, logits.to(place), strict=True):
+                    turned = self.options.flip(logits_K, form)
+                    window = (slice(None), *_box(start, layout.output))
+                    sum_KZYX[window].addcmul_(turned.unsqueeze(1) if self.flat else turned, weight_ZYX)
             if tick:
                 tick(len(part))
         if tick:
             tick(0)
-        inside = (slice(None), *layout.crop)
-        return sums_KZYX[inside].div_(layout.total_weight()[layout.crop].to(place)).to("cpu").contiguous()
+        inside, total = (slice(None), *layout.crop), layout.total_weight()[layout.crop].to(place)
+        mean = sums[0][inside].div_(total).to("cpu").contiguous()
+        alone = []
+        while len(sums) > 1:  # one network at a time: its sums are given back as soon as they are rounded
+            own = sums.pop(1)[inside].div_(total / len(self.networks))
+            alone.append(own.clamp_(-LARGEST_HALF, LARGEST_HALF).half().to("cpu").contiguous())
+        return mean, alone
 
-    def _answers(self, inputs: "_Inputs", passes: list["_Pass"]) -> Iterator[tuple[list["_Pass"], Tensor]]:
+    def _answers(self, inputs: "_Inputs", passes: list["_Pass"]) -> Iterator[tuple[list["_Pass"], list[Tensor]]]:
         """Run the passes in order, as many at once as memory holds; give each batch with its logits (float32).
+
+        The first are those of all networks added up; after them, if asked for, come those of each.
 
         Batches are powers of two, so that images of all sizes lead to few different shapes: cuDNN tunes each once.
         """
@@ -154,20 +189,28 @@ class _Passes:
             most = min(self.batch, len(passes) - done)
             part = passes[done : done + 2 ** (most.bit_length() - 1)]
             try:
-                logits = self._forward([inputs.window(start, form) for start, form in part])
+                answers = self._forward([inputs.window(start, form) for start, form in part])
             except torch.OutOfMemoryError:
                 self._halve(len(part), inputs.patch)
                 continue
-            yield part, logits
+            yield part, answers
             done += len(part)
 
-    def _forward(self, windows: list[Tensor]) -> Tensor:
+    def _forward(self, windows: list[Tensor]) -> list[Tensor]:
         batch = computing.place(torch.stack(windows), self.compute)
+        each: list[Tensor] = []
         with computing.autocast(self.compute):
-            total = self.networks[0](batch)[0].float()
-            for network in self.networks[1:]:
-                total += network(batch)[0]
-        return total
+            total: Tensor | None = None
+            for network in self.networks:
+                logits = network(batch)[0]
+                if self.options.each:
+                    each.append(logits.float().clone())
+                if total is None:
+                    total = logits.float()
+                else:
+                    total += logits
+        assert total is not None, "at least one network"
+        return [total, *each]
 
     def _halve(self, tried: int, patch: tuple[int, ...]) -> None:
         if tried == 1:

@@ -25,6 +25,7 @@ from autoseg.data.io import Image
 from autoseg.data.parallel import MemoryGate, for_each_case
 from autoseg.errors import DatasetError, RunFolderError
 from autoseg.preprocessing.cropping import bounding_box, box_shape, full_box
+from autoseg.preprocessing.image_percentiles import image_percentiles
 from autoseg.preprocessing.preprocess import finite
 from autoseg.preprocessing.stamps import FileStamp, contents, stamp_files
 from autoseg.run_folder import records_from, write_atomic
@@ -32,7 +33,7 @@ from planners import records
 from planners.fingerprint import Center, Channel, Fingerprint, Intensities, Shape, Spacing
 from planners.labels import Labels
 
-FORMAT = 2
+FORMAT = 3
 """Version of the kept measurements; another one is measured anew."""
 
 SAMPLES_PER_CHANNEL = 10**7
@@ -57,6 +58,7 @@ class CaseMeasure:
         shape_before_crop, shape: voxels before and after cropping to nonzero.
         foreground_voxels: neither background nor ignored.
         centers: mean position of each value of the foreground, ascending.
+        percentiles: per channel, of the whole image.
     """
 
     spacing_mm: Spacing
@@ -64,6 +66,7 @@ class CaseMeasure:
     shape: Shape
     foreground_voxels: int
     centers: tuple[tuple[int, Center], ...] = ()
+    percentiles: tuple[tuple[float, ...], ...] = ()
 
     @property
     def cropped_fraction(self) -> float:
@@ -133,6 +136,7 @@ def measure_case(
         shape=box_shape(bounding_box(mask) or full_box(mask.shape)),
         foreground_voxels=len(where),
         centers=_centers(label_ZYX, where),
+        percentiles=image_percentiles(image),
     )
     if len(where) > max_samples:
         where = np.sort(np.random.default_rng(SEED).choice(where, max_samples, replace=False))
@@ -337,6 +341,7 @@ def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured])
         ),
         class_centers=tuple(tuple(found.get(item.value) for item in labels.classes) for found in centers),
         orientations=tuple(facts.orientation for facts, _, _ in sound),
+        image_percentiles=tuple(measure.percentiles for _, measure, _ in sound),
     )
 
 

@@ -44,9 +44,14 @@ def time_budget_text(material: Material) -> str:
     asked = material.record.options.get("time_budget_s") if material.record is not None else None
     if not isinstance(asked, int | float) or asked <= 0:
         return ""
-    used = sum(sum(row.get("seconds") or 0.0 for row in item.rows) + (_validation_s(item) or 0.0)
-               for item in material.folds)  # fmt: skip
+    used = training_seconds(material)
     return f"{duration(asked)} were asked for; training and validation took {duration(used)} ({used / asked:.0%})."
+
+
+def training_seconds(material: Material) -> float:
+    """Add up training and validation of all folds."""
+    training = sum(row.get("seconds") or 0.0 for item in material.folds for row in item.rows)
+    return training + sum(_validation_s(item) or 0.0 for item in material.folds)
 
 
 def _validation_s(item: FoldMaterial) -> float | None:
@@ -165,8 +170,9 @@ def headline(material: Material) -> str:
         counted = [f"{_count(names.count(name), 'fold')} of {name}" for name in material.configurations]
         text += f" Trained: {', '.join(counted)}."
     if choice is not None:
-        rules = " and keeps only largest components where that helps" if choice.postprocessing else ""
-        text += f" New images are segmented by {candidate_name(choice.configurations)}{rules}."
+        count = len(choice.postprocessing)
+        rules = f" and corrected by {_count(count, 'rule')} that helped out of fold" if count else ""
+        text += f" New images are segmented by {candidate_name(choice.configurations, choice.weights)}{rules}."
     else:
         text += " Nothing has been chosen yet."
     return text

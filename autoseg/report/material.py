@@ -180,7 +180,7 @@ def _scores(
         scores = _read(run, Scores, run.scores_file, "written with the choice", missing)
         if scores is not None:
             rules = ", after postprocessing" if choice.postprocessing else ""
-            return scores, candidate_name(choice.configurations) + rules
+            return scores, candidate_name(choice.configurations, choice.weights) + rules
     wanted = [*(choice.configurations if choice is not None else ()), *(item.configuration for item in folds)]
     for name in wanted:
         parts = [item.scores for item in folds if item.configuration == name and item.scores is not None]

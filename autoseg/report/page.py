@@ -49,7 +49,7 @@ def render(material: Material) -> str:
         if scores is not None and scores.mean_dice is not None
         else None,
         noun="region" if plan is not None and plan.labels.regions else "class",
-        chosen=candidate_name(choice.configurations) if choice is not None else None,
+        chosen=candidate_name(choice.configurations, choice.weights) if choice is not None else None,
         choice=choice,
         scores=score_tables.score_section(material),
         metrics=metric_tables.metric_section(material),
@@ -80,7 +80,6 @@ def _choice_parts(material: Material) -> dict[str, Any]:
     choice = material.choice
     return {
         "candidates": choice_tables.candidate_table(material),
-        "weights": choice_tables.weights_text(choice.configurations, choice.weights) if choice is not None else "",
         "rules": [choice_tables.rule_text(rule) for rule in choice.postprocessing] if choice is not None else (),
         "changes_by_rules": choice_tables.change_rows(material),
         "trials": choice_tables.trial_rows(material),

@@ -41,6 +41,11 @@ class Picture:
     alt: str = ""
     problem: str = ""
 
+    @property
+    def planes(self) -> bool:
+        """Whether it shows several planes."""
+        return len(self.views) > 1
+
 
 def draw_pictures(material: Material) -> tuple[Picture, ...]:
     """Draw the best, the median and the worst cases by mean Dice; a case that cannot be read says why."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from autoseg.evaluation.criterion import interval_of
 from autoseg.evaluation.metric_records import Interval
 from autoseg.evaluation.overlap import ABSENT, Scores, mean_of
-from autoseg.evaluation.statistics import NARROW_CASES, bootstrap_mean, bootstrap_means
+from autoseg.evaluation.statistics import NARROW_CASES, bootstrap_means
 from autoseg.report.charts import histogram, strip
 from autoseg.report.material import Material
 from autoseg.report.ranges import interval_text
@@ -71,9 +72,7 @@ def score_section(material: Material) -> ScoreSection | None:
     low = int(min(defined, default=0.0) * 10) / 10 if defined else 0.0
     low = min(low, 0.9)
     intervals = bootstrap_means([[row.dice[index] for row in scores.cases] for index in range(len(scores.structures))])
-    rows = tuple(
-        _class_row(material, scores, index, folds, low, interval) for index, interval in enumerate(intervals)
-    )
+    rows = tuple(_class_row(material, scores, index, folds, low, interval) for index, interval in enumerate(intervals))
     means = [row.mean_dice for row in scores.cases if row.mean_dice is not None]
     lowest = f"{min(means):.3f}" if means else ABSENT
     columns = scores.structures[:MAX_CASE_COLUMNS] if len(scores.structures) > 1 else ()
@@ -88,7 +87,7 @@ def score_section(material: Material) -> ScoreSection | None:
         case_columns=columns,
         cases=_case_rows(material, scores, len(columns)),
         num_cases=len(scores.cases),
-        interval=interval_text(bootstrap_mean(means)),
+        interval=interval_text(interval_of(scores)),
         narrow=narrow_text(len(means)),
     )
 
@@ -125,7 +124,7 @@ def _mean_row(material: Material, scores: Scores, folds: Sequence[str], low: flo
     return ClassRow(
         name="mean",
         dice=number(scores.mean_dice),
-        interval=interval_text(bootstrap_mean(present)),
+        interval=interval_text(interval_of(scores)),
         iou=number(scores.mean_iou),
         strip=strip(present, low, f"mean Dice of {len(present)} cases"),
         folds=_per_fold(material, values, folds),

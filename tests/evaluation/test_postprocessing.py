@@ -1,111 +1,95 @@
-"""Postprocessing: the rules, and that judging them from counts equals rewriting every prediction."""
+"""Postprocessing: the rules themselves, against the plain way."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.measure import label as find_components
 
 from autoseg.errors import OptionError
-from autoseg.evaluation import postprocessing
-from autoseg.evaluation.overlap import CasePrediction, Scores, score_cases, structures_of
 from autoseg.evaluation.postprocessing import (
     ALL_FOREGROUND,
+    FILL_HOLES,
+    REMOVE_SMALL,
+    RULES,
     Postprocessing,
     apply,
-    choose_postprocessing,
+    describe,
+    fill_holes,
     keep_largest_component,
+    remove_small_components,
+    voxel_mm3,
 )
-from planners.labels import LabelClass, Labels, Region
-
-CLASSES = tuple(LabelClass(name=f"class {value}", value=value) for value in range(4))
-LABELS = {
-    "one class": Labels(classes=CLASSES[:2]),
-    "three classes": Labels(classes=CLASSES),
-    "ignore": Labels(classes=CLASSES, ignore=9),
-    "nested regions": Labels(
-        classes=CLASSES,
-        regions=(Region(name="a", values=(1, 2, 3)), Region(name="b", values=(2, 3)), Region(name="c", values=(3,))),
-    ),
-    "crossing regions": Labels(
-        classes=CLASSES, regions=(Region(name="a", values=(1, 2)), Region(name="b", values=(2, 3)))
-    ),
-}
 
 
-def slow_rule(segmentation: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    mask = np.isin(segmentation, classes)
+def blobs(seed: int, shape: tuple[int, ...], num_classes: int = 4) -> np.ndarray:
+    """Blocks of classes with specks and holes."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros(shape, dtype=np.uint8)
+    for _ in range(4):
+        corner = [int(rng.integers(0, max(size - 3, 1))) for size in shape]
+        found[tuple(slice(start, start + int(rng.integers(2, 6))) for start in corner)] = rng.integers(1, num_classes)
+    noise = rng.random(shape)
+    found[noise < 0.06] = 0
+    speckled = noise > 0.95
+    found[speckled] = rng.integers(1, num_classes, shape)[speckled]
+    return found
+
+
+def slow_removal(segmentation: np.ndarray, classes: set[int], keep) -> np.ndarray:
+    mask = np.isin(segmentation, list(classes))
     components = find_components(mask, connectivity=mask.ndim)
     sizes = {number: int((components == number).sum()) for number in range(1, components.max() + 1)}
-    largest = [number for number, size in sizes.items() if size == max(sizes.values())]
-    return np.where(mask & ~np.isin(components, largest), 0, segmentation)
+    kept = [number for number, size in sizes.items() if keep(size, max(sizes.values()))]
+    return np.where(mask & ~np.isin(components, kept), 0, segmentation)
 
 
-def slow_choice(cases: list[CasePrediction], labels: Labels) -> tuple[list[str], Scores]:
-    """Rewrite every prediction with every rule, as §10.3 of nnU-Net's behaviour is written down."""
-    accepted, best = [], score_cases(cases, labels)
-    structures = structures_of(labels)
-    foreground = tuple(sorted({index for item in structures for index in item.classes}))
-    trials = [(ALL_FOREGROUND, foreground, range(len(structures)))]
-    trials += [(item.name, item.classes, range(i, i + 1)) for i, item in enumerate(structures) if len(structures) > 1]
-    for name, classes, watched in trials:
-        changed = [(case, label, slow_rule(prediction, classes)) for case, label, prediction in cases]
-        scores = score_cases(changed, labels)
-        pairs = [(best.dice[i], scores.dice[i]) for i in watched]
-        known = [(before, after) for before, after in pairs if before is not None and after is not None]
-        before, after = (sum(side) for side in zip(*known, strict=True)) if known else (0.0, 0.0)
-        if after > before and all(b <= a for b, a in known):
-            cases, best = changed, scores
-            accepted.append(name)
-    return accepted, best
+def slow_filling(segmentation: np.ndarray, classes: set[int]) -> np.ndarray:
+    """Every component of background on its own, its surroundings by dilation, in the whole image."""
+    flat = segmentation.shape[0] == 1
+    image = segmentation[0] if flat else segmentation
+    result = image.copy()
+    holes, count = ndimage.label(image == 0)
+    inner = np.zeros(image.shape, dtype=bool)
+    inner[(slice(1, -1),) * image.ndim] = True
+    for number in range(1, count + 1):
+        hole = holes == number
+        if (hole & ~inner).any():
+            continue
+        contacts = np.zeros(256, dtype=int)
+        for axis in range(image.ndim):
+            for step in (-1, 1):
+                beside = np.roll(hole, step, axis) & ~hole
+                contacts += np.bincount(image[beside], minlength=256)
+        if set(np.flatnonzero(contacts)) <= classes:
+            result[hole] = contacts.argmax()
+    return result[None] if flat else result
 
 
-def random_case(seed: int, labels: Labels, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Blobs as label, and as prediction the same with holes and specks."""
-    rng = np.random.default_rng(seed)
-    label = np.zeros(shape, dtype=np.int16)
-    for index in range(1, labels.num_classes):
-        corner = [int(rng.integers(0, max(size - 3, 1))) for size in shape]
-        label[tuple(slice(start, start + int(rng.integers(2, 5))) for start in corner)] = index
-    noise = rng.integers(0, labels.num_classes, shape)
-    prediction = np.where(rng.random(shape) < rng.choice([0.02, 0.1, 0.3]), noise, label).astype(np.uint8)
-    if labels.ignore_index is not None:
-        label[rng.random(shape) < 0.2] = labels.ignore_index
-    return label, prediction
-
-
-@pytest.mark.parametrize("kind", LABELS)
-@settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 10**6), flat=st.booleans())
-def test_choice_from_counts_equals_rewriting(kind: str, seed: int, flat: bool) -> None:
-    labels = LABELS[kind]
-    shape = (1, 12, 13) if flat else (6, 8, 7)
-    cases = [(f"case {i}", *random_case(seed + i, labels, shape)) for i in range(3)]
-    rules, trials, scores = choose_postprocessing(iter(cases), labels)
-    names, expected = slow_choice(cases, labels)
-    assert [rule.name for rule in rules] == names
-    assert scores == expected
-    assert [trial.postprocessing for trial in trials if trial.accepted] == list(rules)
-    assert score_cases([(case, label, apply(guess, rules)) for case, label, guess in cases], labels) == expected
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), classes=st.sets(st.integers(1, 3), min_size=1))
-def test_rule_equals_plain_way(seed: int, classes: set[int]) -> None:
-    _, segmentation = random_case(seed, LABELS["three classes"], (5, 6, 7))
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.sets(st.integers(1, 3), min_size=1), flat=st.booleans())
+def test_rules_equal_the_plain_way(seed: int, classes: set[int], flat: bool) -> None:
+    segmentation = blobs(seed, (1, 14, 13) if flat else (7, 8, 9))
     before = segmentation.copy()
-    result = keep_largest_component(segmentation, sorted(classes))
-    assert np.array_equal(result, slow_rule(segmentation, tuple(classes)))
-    assert result.dtype == segmentation.dtype
+    chosen = sorted(classes)
+    pairs = [
+        (
+            keep_largest_component(segmentation, chosen),
+            slow_removal(segmentation, classes, lambda one, most: one == most),
+        ),
+        (
+            remove_small_components(segmentation, chosen, 1.6, 0.4),
+            slow_removal(segmentation, classes, lambda one, most: one >= 4),
+        ),
+        (fill_holes(segmentation, chosen), slow_filling(segmentation, classes)),
+    ]
+    for result, expected in pairs:
+        assert np.array_equal(result, expected)
+        assert result.dtype == segmentation.dtype
     assert np.array_equal(segmentation, before)
-
-
-def test_counting_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = LABELS["ignore"]
-    cases = [(f"case {i}", *random_case(i, labels, (9, 8, 7))) for i in range(3)]
-    whole = choose_postprocessing(cases, labels)
-    monkeypatch.setattr(postprocessing, "CHUNK_VOXELS", 100)
-    assert choose_postprocessing(cases, labels) == whole
 
 
 def test_diagonal_neighbours_touch_and_ties_are_kept() -> None:
@@ -118,64 +102,62 @@ def test_diagonal_neighbours_touch_and_ties_are_kept() -> None:
     assert result[0, 2, 4] == 0
 
 
-def test_empty_predictions_are_no_obstacle() -> None:
+def ball() -> np.ndarray:
+    """A hollow cube of class 1 in the middle of an image."""
+    segmentation = np.zeros((7, 7, 7), dtype=np.uint8)
+    segmentation[1:6, 1:6, 1:6] = 1
+    segmentation[2:5, 2:5, 2:5] = 0
+    return segmentation
+
+
+def test_a_hole_is_filled_a_tube_and_a_cavity_that_holds_something_are_not() -> None:
+    assert fill_holes(ball(), [1]).sum() == 125
+    open_ball = ball()
+    open_ball[1, 3, 3] = 0
+    assert np.array_equal(fill_holes(open_ball, [1]), open_ball)
+    leaking = ball()
+    leaking[1, 1, 1:6] = 0  # an edge of the shell: the inside still touches the outside over corners alone
+    assert (fill_holes(leaking, [1])[2:5, 2:5, 2:5] == 1).all()
+    full = ball()
+    full[3, 3, 3] = 2
+    assert np.array_equal(fill_holes(full, [1]), full)
+    assert (fill_holes(full, [1, 2])[2:5, 2:5, 2:5] == np.where(full[2:5, 2:5, 2:5] == 2, 2, 1)).all()
+
+
+def test_in_a_2d_image_a_ring_has_a_hole_and_in_a_volume_of_two_slices_it_has_none() -> None:
+    ring = np.zeros((1, 5, 5), dtype=np.uint8)
+    ring[0, 1:4, 1:4], ring[0, 2, 2] = 3, 0
+    assert fill_holes(ring, [3])[0, 2, 2] == 3
+    tube = np.repeat(ring, 2, axis=0)
+    assert np.array_equal(fill_holes(tube, [3]), tube)
+
+
+def test_sizes_are_volumes_or_areas() -> None:
+    segmentation = np.zeros((1, 3, 8), dtype=np.uint8)
+    segmentation[0, 0, :2] = segmentation[0, 0, 4:8] = 1
+    area = voxel_mm3(segmentation.shape, (999.0, 0.5, 2.0))
+    assert area == 1.0
+    assert voxel_mm3((3, 3, 8), (3.0, 0.5, 2.0)) == 3.0
+    rule = Postprocessing(rule=REMOVE_SMALL, name="a", classes=(1,), size_mm3=2.5)
+    assert apply(segmentation, [rule], area).sum() == 4
+    assert apply(segmentation, [rule], 2 * area).sum() == 6
+    assert "smaller than 2.5 mm³" in describe(rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_empty_predictions_are_no_obstacle(rule: str) -> None:
     empty = np.zeros((2, 3, 4), dtype=np.uint8)
-    assert not keep_largest_component(empty, [1, 2]).any()
-    rules, trials, scores = choose_postprocessing([("a", empty, empty)], LABELS["three classes"])
-    assert rules == ()
-    assert scores.mean_dice is None
-    assert [trial.num_changed for trial in trials] == [0, 0, 0, 0]
-
-
-def test_a_rule_that_only_makes_a_class_absent_is_not_accepted() -> None:
-    """False voxels of a class no label has: without them its Dice is not 1 but undefined, so nothing is proven."""
-    label = np.zeros((1, 8, 8), dtype=np.uint8)
-    label[0, :3, :3] = 1
-    prediction = label.copy()
-    prediction[0, 6, 6] = 2
-    rules, trials, _ = choose_postprocessing([("a", label, prediction)], LABELS["three classes"])
-    assert rules == ()
-    assert trials[0].num_changed == 1
-    assert (trials[0].dice_before[1], trials[0].dice_after[1]) == (0.0, None)
+    assert not apply(empty, [Postprocessing(rule=rule, name="x", classes=(1, 2), size_mm3=5.0)], 1.0).any()
 
 
 def test_rules_apply_in_order_and_unknown_ones_are_named() -> None:
     segmentation = np.array([[[1, 1, 0, 2, 2, 2, 0, 1]]], dtype=np.uint8)
     foreground = Postprocessing(name=ALL_FOREGROUND, classes=(1, 2))
-    assert apply(segmentation, [foreground]).tolist() == [[[0, 0, 0, 2, 2, 2, 0, 0]]]
-    assert apply(segmentation, [Postprocessing(name="one", classes=(1,)), foreground]).sum() == 6
-    assert apply(segmentation, []) is segmentation
+    assert apply(segmentation, [foreground], 1.0).tolist() == [[[0, 0, 0, 2, 2, 2, 0, 0]]]
+    assert apply(segmentation, [Postprocessing(name="one", classes=(1,)), foreground], 1.0).sum() == 6
+    assert apply(segmentation, [], 1.0) is segmentation
     with pytest.raises(OptionError, match="did you mean 'largest-component'"):
-        apply(segmentation, [Postprocessing(rule="largest-compnent", name="x", classes=(1,))])
-
-
-def test_a_rule_is_not_judged_by_what_was_not_annotated() -> None:
-    """Class 2 was not annotated here: that a rule removes a piece of it says nothing."""
-    label, guess = np.zeros((2, 1, 12, 12), dtype=np.int16)
-    label[0, 2:6, 2:6] = guess[0, 2:6, 2:6] = 1
-    guess[0, 0, 0] = guess[0, 8:10, 8:10] = 2
-    labels = LABELS["three classes"]
-    known = [CasePrediction("a", label, guess, None)]
-    partly = [CasePrediction("a", label, guess, (0, 1, 3))]
-    assert choose_postprocessing(known, labels)[1][0].dice_before == (1.0, 0.0, None)
-    rules, trials, scores = choose_postprocessing(partly, labels)
-    assert trials[0].dice_before == (1.0, None, None)
-    assert rules == ()
-    assert scores == score_cases(partly, labels)
-
-
-def test_a_region_that_holds_background_is_judged_as_it_is_applied() -> None:
-    """Background is no piece: in a rule it would join everything to one component."""
-    labels = Labels(
-        classes=tuple(LabelClass(name=name, value=value) for value, name in enumerate(("background", "a", "b"))),
-        regions=(Region(name="not b", values=(0, 1)), Region(name="both", values=(1, 2))),
-    )
-    label = np.zeros((1, 12, 12), dtype=np.uint8)
-    label[0, 1:7, 1:7] = 1
-    guess = label.copy()
-    guess[0, 10:, 10:] = 1
-    rules, _, scores = choose_postprocessing([("a", label, guess)], labels)
-    assert rules
-    assert all(0 not in rule.classes for rule in rules)
-    assert apply(guess, rules).tolist() == label.tolist()
-    assert scores.mean_dice == 1.0
+        apply(segmentation, [dataclasses.replace(foreground, rule="largest-compnent")], 1.0)
+    with pytest.raises(OptionError, match="all foreground has size_mm3 None; give a size"):
+        apply(segmentation, [dataclasses.replace(foreground, rule=REMOVE_SMALL)], 1.0)
+    assert describe(dataclasses.replace(foreground, rule=FILL_HOLES)) == "holes are filled"

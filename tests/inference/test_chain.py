@@ -14,7 +14,7 @@ from autoseg.inference import chain as chaining
 from autoseg.inference.model import digest_of, select
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.previous import previous_segmentation
-from autoseg.inference.sliding_window import predict_logits
+from autoseg.inference.sliding_window import predict_each, predict_logits
 from autoseg.networks import build_network, save_weights
 from autoseg.preprocessing.preprocess import preprocess_case
 from autoseg.run_folder import RunFolder
@@ -42,9 +42,9 @@ def ran(monkeypatch):
 
     def noted(networks, image, configuration, *others):
         names.append(configuration.name)
-        return predict_logits(networks, image, configuration, *others)
+        return predict_each(networks, image, configuration, *others)
 
-    monkeypatch.setattr(chaining, "predict_logits", noted)
+    monkeypatch.setattr(chaining, "predict_each", noted)
     return names
 
 

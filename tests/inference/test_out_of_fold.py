@@ -1,44 +1,311 @@
-"""Out of fold: what only the comparison of ensembles computes is kept, and lies where the image does."""
+"""Out of fold: candidates are compared as if each were segmented and scored by itself; what is chosen is measured."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
-from autoseg.evaluation.overlap import CasePrediction
-from autoseg.inference.out_of_fold import _Comparison
+from autoseg.data.cases import Case
+from autoseg.data.dataset import Dataset
+from autoseg.data.io import open_image, open_label, write_segmentation
+from autoseg.evaluation.measure import measure_case
+from autoseg.evaluation.metric_records import MetricTable
+from autoseg.evaluation.overlap import CasePrediction, Scores, score_cases, structures_of
+from autoseg.evaluation.postprocessing import apply
+from autoseg.evaluation.protocols import find_protocol
+from autoseg.evaluation.selection import Choice
+from autoseg.evaluation.weights import Weighted, weight_steps
+from autoseg.inference import comparison, out_of_fold
+from autoseg.inference.comparison import Comparison
+from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.kept_logits import KeptLogits, keep_logits
+from autoseg.inference.out_of_fold import choice_is_current, choose_for_run, logits_file, prediction_file, read_label
+from autoseg.preprocessing.populate import populate_store, store_name
+from autoseg.preprocessing.store import Store
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
+from autoseg.targets import make_target
 from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
 from planners.plan import MemoryBudget, Plan
 
-LABELS = Labels(classes=(LabelClass(name="air", value=0), LabelClass(name="core", value=200)))
+LABELS = Labels(classes=tuple(LabelClass(name=name, value=v) for name, v in (("air", 0), ("rim", 127), ("core", 255))))
+NAMES = ("fine", "coarse", "other")
+FOLDS = {0: ("a", "b", "c"), 1: ("d", "e", "f")}
+ERRORS = {"fine": 1.5, "coarse": 2.0, "other": 2.5}
 
 
-def test_predictions_of_a_winning_pair_are_written_as_they_pass(make_configuration, tmp_path, monkeypatch):
-    run = RunFolder(tmp_path / "run")
-    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), dtype=np.float32))
-    image.SetSpacing((1.0, 2.0, 3.0))
-    sitk.WriteImage(image, str(tmp_path / "a_0000.nii.gz"))
+def write_case(folder: Path, name: str, seed: int) -> Case:
+    """A ball in a ball, off centre."""
+    rng = np.random.default_rng(seed)
+    shape = (13 + seed % 2, 16, 15)
+    center = [size / 2 + rng.uniform(-1, 1) for size in shape]
+    distance = np.sqrt(sum((axis - middle) ** 2 for axis, middle in zip(np.indices(shape), center, strict=True)))
+    label = np.select([distance < 3, distance < 5], [255, 127], 0).astype(np.uint8)
+    image = (label / 100 + rng.normal(0, 0.3, shape)).astype(np.float32)
+    paths = [folder / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz"]
+    for array, path in zip((image, label), paths, strict=True):
+        written = sitk.GetImageFromArray(array)
+        written.SetSpacing((1.0, 1.0, 1.25))
+        sitk.WriteImage(written, str(path))
+    return Case(id=name, images=(paths[0],), label=paths[1])
+
+
+@pytest.fixture
+def run(make_configuration, tmp_path) -> RunFolder:
+    """A run whose folds are validated, from made logits: the label and noise, which differs by configuration."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    cases = tuple(write_case(folder, name, seed) for seed, name in enumerate("abcdef"))
     plan = Plan(
-        dataset="test",
+        dataset="balls",
         planner="default",
         budget=MemoryBudget(),
-        axis_order=(0, 1, 2),
-        channels=(Channel(name="MRI"),),
+        axis_order=(2, 0, 1),
+        channels=(Channel(name="c0"),),
         labels=LABELS,
-        configurations=(make_configuration((4, 4), name="2d"), make_configuration((4, 4, 4), name="3d")),
+        configurations=(
+            make_configuration((8, 8, 8), name="fine"),
+            make_configuration((8, 8, 8), name="coarse", spacing_mm=(2.0, 2.0, 1.5)),
+            make_configuration((8, 8, 8), name="other"),
+        ),
     )
-    files = CaseFiles(id="a", images=(str(tmp_path / "a_0000.nii.gz"),), label=str(tmp_path / "a.nii.gz"))
-    record = RunRecord(name="test", dataset=str(tmp_path), cases=(files,), started="now", folds=(0,))
-    comparison = _Comparison(run, record, plan)
-    segmentation = np.zeros((3, 4, 5), dtype=np.uint8)
-    segmentation[1, 2, 3] = 1
-    cases = [CasePrediction("a", segmentation * 0, segmentation)]
-    monkeypatch.setattr(comparison, "_read_pair", lambda names: iter(cases))
-    monkeypatch.setattr(comparison, "_read_single", lambda name: iter(cases))
+    dataset = Dataset(
+        name="balls", root=folder, layout="by hand", channels=("c0",), labels=LABELS, cases=cases, file_ending=".nii.gz"
+    )
+    run = RunFolder(tmp_path / "run")
+    files = tuple(CaseFiles(id=case.id, images=(str(case.images[0]),), label=str(case.label)) for case in cases)
+    run.write(
+        RunRecord(name="balls", dataset="x", cases=files, configurations=NAMES, folds=(0, 1), started="now"),
+        run.run_file,
+    )
+    run.write(plan, run.plan_file)
+    for name in dict.fromkeys(store_name(plan, name) for name in NAMES):
+        populate_store(dataset, plan, plan.configuration(name), run.store(name), threads=1)
+    for name, fold in itertools.product(NAMES, FOLDS):
+        validate(run, plan, name, fold)
+    return run
 
-    assert list(comparison.read(("2d",))) == cases
+
+def validate(run: RunFolder, plan: Plan, name: str, fold: int) -> None:
+    """Leave what the validation of a fold leaves."""
+    folder, configuration = run.fold(name, fold), plan.configuration(name)
+    folder.validation.mkdir(parents=True, exist_ok=True)
+    files = {item.id: item for item in run.read(RunRecord, run.run_file).cases}
+    scored = []
+    for index, case_id in enumerate(FOLDS[fold]):
+        rng = np.random.default_rng([NAMES.index(name), fold, index])
+        stored = Store(run.store(store_name(plan, name))).open(case_id)
+        label = np.maximum(np.array(stored.labels[0]), 0)
+        truth = 4.0 * (label[None] == np.arange(3).reshape(-1, 1, 1, 1))
+        logits = (truth + rng.normal(0, ERRORS[name], truth.shape)).astype(np.float32)
+        target = make_target(configuration.target, LABELS, configuration.training)
+        keep_logits(logits_file(folder, case_id), logits, relative=True)
+        part = LogitsPart(logits_KZYX=logits, grid=stored.grid, resampling=configuration.resampling)
+        segmentation = segment([part], target, plan)
+        geometry = open_image([Path(path) for path in files[case_id].images]).geometry
+        write_segmentation(prediction_file(folder, files[case_id]), LABELS.decode(segmentation), geometry)
+        scored.append((case_id, read_label(files[case_id], plan), segmentation))
+    run.write(score_cases(scored, LABELS), folder.scores)
+    folder.record.write_text(json.dumps({"name": name, "fold": fold}))
+
+
+def slow_scores(run: RunFolder, names: tuple[str, ...], weights: tuple[float, ...]) -> Scores:
+    """Segment every case by one ensemble, and score it."""
+    plan, cases = run.read(Plan, run.plan_file), []
+    files = {item.id: item for item in run.read(RunRecord, run.run_file).cases}
+    configurations = [plan.configuration(name) for name in names]
+    for fold, ids in FOLDS.items():
+        for case_id in ids:
+            parts = [
+                LogitsPart(
+                    logits_KZYX=KeptLogits(logits_file(run.fold(item.name, fold), case_id)).read(),
+                    grid=Store(run.store(store_name(plan, item.name))).open(case_id).grid,
+                    resampling=item.resampling,
+                    weight=weight,
+                )
+                for item, weight in zip(configurations, weights, strict=True)
+            ]
+            target = make_target(configurations[0].target, LABELS, configurations[0].training)
+            cases.append((case_id, read_label(files[case_id], plan), segment(parts, target, plan)))
+    return score_cases(cases, LABELS)
+
+
+def test_all_candidates_are_judged_in_one_pass_as_one_by_one(run, monkeypatch) -> None:
+    reads: list[str] = []
+
+    def noted(files, plan):
+        reads.append(files.id)
+        return read_label(files, plan)
+
+    monkeypatch.setattr(comparison, "read_label", noted)
+    record, plan = run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file)
+    ensembles = [("fine", "coarse"), ("coarse", "other"), NAMES]
+    found = Comparison(run, record, plan)._judge(ensembles)
+    assert sorted(reads) == list("abcdef"), "each label is read once, whatever the number of candidates"
+    for names in ensembles:
+        assert list(found[names]) == list(weight_steps(len(names)))
+        for weights in (weight_steps(len(names))[0], weight_steps(len(names))[-1]):
+            assert found[names][weights] == slow_scores(run, names, weights)
+
+
+def test_the_best_is_chosen_and_all_records_are_written(run) -> None:
+    expected = slow_scores(run, NAMES, (0.4, 0.4, 0.2))
+    equal = slow_scores(run, NAMES, (1 / 3,) * 3)
+    choice = choose_for_run(run)
+    assert [item.configurations for item in choice.candidates if len(set(item.weights)) == 1] == [
+        ("fine",), ("coarse",), ("other",), ("fine", "coarse"), ("fine", "other"), ("coarse", "other"), NAMES
+    ]  # fmt: skip
+    assert choice.configurations == NAMES, "the mean of independent errors is best"
+    assert choice.weights == (0.4, 0.4, 0.2), "and better with less of the worst"
+    assert choice.mean_before == expected.mean_dice
+    assert (expected.mean_dice or 0) > (equal.mean_dice or 1)
+    assert (choice.mean_dice or 0) >= (choice.mean_before or 1)
+    assert choice_is_current(run)
+    assert run.read(Choice, run.choice_file) == choice
+    assert run.read(Scores, run.scores_file).mean_dice == choice.mean_dice
+    assert run.confidence_file.exists()
+    assert len(list(run.out_of_fold.glob("*.nii.gz"))) == 6
+    assert not list(run.root.rglob("*.logits")), "logits are deleted when nobody needs them any more"
+    because = " ".join(reason.because for reason in choice.reasons)
+    assert "of 9 candidates" in because
+    assert (
+        "fine + coarse + other (2 : 2 : 1), scored with weights fitted on the other folds (fold 0 2 : 2 : 1" in because
+    )
+    assert "not better than equal ones by more than luck" in because
+
+
+def test_among_networks_that_are_equally_good_weights_are_equal(run, monkeypatch) -> None:
+    plan = run.read(Plan, run.plan_file)
+    for name in NAMES:
+        monkeypatch.setitem(ERRORS, name, 2.0)
+    run.change_record(configurations=("fine", "other"))
+    for name, fold in itertools.product(("fine", "other"), FOLDS):
+        validate(run, plan, name, fold)
+    choice = choose_for_run(run)
+    assert [item.name for item in choice.candidates] == ["fine", "other", "fine + other"]
+    assert choice.weights == (0.5, 0.5)
+    assert choice.configurations == ("fine", "other")
+
+
+def test_an_ensemble_with_weights_is_read_with_those_of_each_fold(run) -> None:
+    by_fold = {0: (0.8, 0.2), 1: (1 / 3, 2 / 3)}
+    names = ("coarse", "other")
+    expected = {fold: slow_scores(run, names, weights) for fold, weights in by_fold.items()}
+    judged = Comparison(run, run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file))
+    weighted = Weighted(
+        configurations=names, weights=(0.5, 0.5), by_fold=by_fold, scores=expected[0], difference=None, accepted=True
+    )
+    found = {row.case: row for row in score_cases(judged.read(names, weighted), LABELS).cases}
+    for fold, ids in FOLDS.items():
+        for row in expected[fold].cases:
+            assert (found[row.case] == row) == (row.case in ids)
+    assert set(judged.watched) == set("abcdef")
+
+
+def test_metrics_are_those_of_the_postprocessed_predictions(run) -> None:
+    choice = choose_for_run(run)
+    table = run.read(MetricTable, run.metrics_file)
+    plan = run.read(Plan, run.plan_file)
+    files = {item.id: item for item in run.read(RunRecord, run.run_file).cases}
+    assert [row.case for row in table.cases] == list("abcdef")
+    for row in table.cases:
+        opened = open_label(Path(str(files[row.case].label)))
+        written = LABELS.encode(open_label(run.out_of_fold / f"{row.case}.nii.gz").read()[0])
+        item = CasePrediction(row.case, read_label(files[row.case], plan), apply(written, choice.postprocessing, 1.25))
+        protocol = find_protocol("default")
+        assert measure_case(item, structures_of(LABELS), opened.geometry.spacing_mm, protocol) == row
+    column = table.metrics.index("dice")
+    interval = table.mean[column]
+    assert interval is not None
+    assert interval.mean == pytest.approx(choice.mean_dice, abs=1e-12)
+    assert choice.interval is not None
+    assert (interval.low, interval.high) == pytest.approx((choice.interval.low, choice.interval.high), abs=1e-3)
+
+
+def test_a_second_time_nothing_is_judged_again_and_what_is_missing_is_made(run, monkeypatch) -> None:
+    choose_for_run(run)
+    before = {path: path.read_bytes() for path in (run.choice_file, run.scores_file, run.metrics_file)}
+
+    def refuse(*_):
+        raise AssertionError("judged again")
+
+    monkeypatch.setattr(Comparison, "choose", refuse)
+    monkeypatch.setattr(out_of_fold, "_measure", refuse)
+    choose_for_run(run)
+    monkeypatch.undo()
+    monkeypatch.setattr(Comparison, "choose", refuse)
+    run.metrics_file.unlink()
+    choose_for_run(run)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_kill_before_the_end_makes_all_again(run, monkeypatch) -> None:
+    """Confidence is the last that is made: without it logits are still there, and the choice does not count."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(out_of_fold, "keep_confidence", stop)
+    with pytest.raises(KeyboardInterrupt):
+        choose_for_run(run)
+    monkeypatch.undo()
+    assert not choice_is_current(run)
+    assert len(list(run.root.rglob("*.logits"))) == 18
+    choose_for_run(run)
+    assert choice_is_current(run)
+    assert run.confidence_file.exists()
+
+
+def test_a_choice_that_a_person_edits_is_measured_anew_where_its_predictions_are_kept(run, capsys) -> None:
+    choice = choose_for_run(run)
+    run.write(dataclasses.replace(choice, configurations=("fine",), weights=(1.0,), postprocessing=()), run.choice_file)
+    choose_for_run(run)
+    mean = run.read(MetricTable, run.metrics_file).mean[0]
+    single = Comparison(run, run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file))._single_scores("fine")
+    assert mean is not None
+    assert mean.mean == pytest.approx(single.mean_dice)
+    edited = dataclasses.replace(choice, configurations=("fine", "other"), weights=(0.5, 0.5))
+    run.write(edited, run.choice_file)
+    choose_for_run(run)
+    assert not run.metrics_file.exists()
+    assert "the out-of-fold predictions of fine + other are not kept" in capsys.readouterr().err
+
+
+def test_of_one_configuration_the_folds_predictions_are_measured(run) -> None:
+    run.change_record(configurations=("other",))
+    expected = slow_scores(run, ("other",), (1.0,))
+    choice = choose_for_run(run)
+    assert [item.name for item in choice.candidates] == ["other"]
     assert not run.out_of_fold.exists()
-    assert list(comparison.read(("2d", "3d"))) == cases
+    assert run.metrics_file.exists()
+    assert choice.mean_before == pytest.approx(expected.mean_dice, abs=1e-4), "from logits that were not quantised"
+
+
+def test_from_one_fold_no_weights_are_tried(run) -> None:
+    run.change_record(folds=(0,))
+    choice = choose_for_run(run)
+    assert choice.num_cases == 3
+    assert not any(reason.about == "choice.weights" for reason in choice.reasons)
+
+
+def test_configurations_with_other_targets_are_not_averaged(run) -> None:
+    plan = run.read(Plan, run.plan_file)
+    configurations = list(plan.configurations)
+    configurations[1] = dataclasses.replace(
+        configurations[1], target=dataclasses.replace(configurations[1].target, options={"x": 1})
+    )
+    run.write(dataclasses.replace(plan, configurations=tuple(configurations)), run.plan_file)
+    choice = choose_for_run(run)
+    names = {item.configurations for item in choice.candidates}
+    assert names == {("fine",), ("coarse",), ("other",), ("fine", "other")}
+
+
+def test_predictions_of_a_winning_ensemble_are_written_in_the_geometry_of_the_image(run) -> None:
+    choose_for_run(run)
     written = sitk.ReadImage(str(run.out_of_fold / "a.nii.gz"))
-    assert written.GetSpacing() == image.GetSpacing()
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(written), segmentation * 200)
+    assert written.GetSpacing() == pytest.approx((1.0, 1.0, 1.25))
+    assert set(np.unique(sitk.GetArrayFromImage(written))) <= {0, 127, 255}

@@ -13,7 +13,7 @@ from torch import nn
 from autoseg.compute import Compute
 from autoseg.errors import DeviceError, ModelError, OptionError
 from autoseg.inference.previous import one_hot
-from autoseg.inference.sliding_window import WindowOptions, flip_maps, predict_logits
+from autoseg.inference.sliding_window import WindowOptions, flip_maps, predict_each, predict_logits
 from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms, window_positions
 from planners.plan import Input
 
@@ -316,3 +316,31 @@ def test_left_and_right_of_the_previous_segmentation_change_places(make_configur
     torch.testing.assert_close(mirrored, logits.flip(along + 1)[[0, 3, 2, 1]], rtol=0, atol=1e-5)
     plain = predict_logits([network], image.flip(along + 1), configuration, CPU, options, previous_ZYX=previous)
     assert not torch.allclose(plain, mirrored, atol=1e-3)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_every_network_alone(make_configuration, dimensions):
+    """What is kept of each equals a run of its own, and asking for it changes no bit of the mean."""
+    configuration = make_configuration((8,) * dimensions)
+    networks = [SmallNet(dimensions, seed) for seed in range(3)]
+    image = torch.randn(1, 5, 13, 11, generator=torch.Generator().manual_seed(0))
+    mean, none = predict_each(networks, image, configuration, CPU)
+    with_each, alone = predict_each(networks, image, configuration, CPU, WindowOptions(each=True))
+    assert torch.equal(mean, with_each)
+    assert torch.equal(mean, predict_logits(networks, image, configuration, CPU))
+    assert not none
+    for network, own in zip(networks, alone, strict=True):
+        assert own.dtype == torch.float16
+        np.testing.assert_allclose(own, predict_logits([network], image, configuration, CPU), rtol=1e-3, atol=1e-4)
+
+
+def test_logits_beyond_float16_stay_finite(make_configuration):
+    class Huge(nn.Module):
+        def forward(self, image):
+            return [torch.cat([image, -image, image], 1) * 1e6]
+
+    configuration = make_configuration((8, 8, 8))
+    image = torch.ones(1, 8, 8, 8)
+    _, (alone,) = predict_each([Huge()], image, configuration, CPU, WindowOptions(each=True))
+    assert bool(torch.isfinite(alone).all())
+    assert alone[0].min() == 65504

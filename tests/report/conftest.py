@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
-from autoseg.evaluation.overlap import CasePrediction, score_cases
+from autoseg.evaluation.case_losses import CaseLoss, CaseLosses
+from autoseg.evaluation.confidence import NUM_BINS, Bin, CaseConfidence, Confidence
+from autoseg.evaluation.dice_calibration import calibrate
+from autoseg.evaluation.metric_records import CaseMetrics, Interval, MetricTable
+from autoseg.evaluation.overlap import CasePrediction, Scores, score_cases
 from autoseg.evaluation.selection import Names, candidates_of, choose
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
-from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan
+from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget
 
 LABELS = Labels(
     classes=tuple(LabelClass(name=name, value=i) for i, name in enumerate(("background", "anterior", "posterior")))
@@ -41,6 +45,9 @@ class FakeRun:
     annealed_from: int | None = None
     fold_record: dict[str, Any] = field(default_factory=dict)
     keep_pair: bool = True
+    measured: bool = True
+    seed: int = 0
+    better: float = 1.0
     reads: list[Names] = field(default_factory=list)
 
     def case_ids(self) -> list[str]:
@@ -48,8 +55,9 @@ class FakeRun:
 
     def make(self, root: Path) -> RunFolder:
         run, data = RunFolder(root / "run"), root / "data"
-        plan = self.plan()
-        run.write(plan, run.plan_file)
+        fingerprint = self.fingerprint()
+        run.write(fingerprint, run.fingerprint_file)
+        run.write(PLANNERS["default"](fingerprint, MemoryBudget()), run.plan_file)
         files = []
         for index, case in enumerate(self.case_ids()):
             image, label = self.draw(index)
@@ -70,17 +78,19 @@ class FakeRun:
         choice, after = choose(scores, self.read, self.labels, range(self.num_folds))
         run.write(choice, run.choice_file)
         if self.keep_pair and len(choice.configurations) > 1:
-            for case, _, segmentation, _ in self.read(choice.configurations):
+            for case, _, segmentation, *_ in self.read(choice.configurations):
                 write_map(run.out_of_fold / f"{case}.nii.gz", segmentation)
         run.write(after, run.scores_file)
+        if self.measured:
+            self.measure(run, after, choice.configurations)
         for stage, seconds in (("check", 3.2), ("preprocess", 41.0), ("train", 5210.0), ("choose", 17.5)):
             run.log("stage", name=stage, seconds=seconds)
         run.log("non-finite-loss", fold="3d_fullres fold 0", cases="case_001")
         return run
 
-    def plan(self) -> Plan:
+    def fingerprint(self) -> Fingerprint:
         z, y, x = self.shape
-        fingerprint = Fingerprint(
+        return Fingerprint(
             dataset=self.name,
             channels=(Channel(name="MRI"),),
             labels=self.labels,
@@ -89,7 +99,43 @@ class FakeRun:
             spacings_mm=(SPACING,) * self.num_cases,
             shapes=tuple((z, y + index % 3, x) for index in range(self.num_cases)),
         )
-        return PLANNERS["default"](fingerprint, MemoryBudget())
+
+    def measure(self, run: RunFolder, scores: Scores, configurations: Names) -> None:
+        """Write the records that follow the choice: metrics, confidence, the losses of all cases."""
+        run.write(make_metrics(scores), run.metrics_file)
+        cases = [
+            CaseConfidence(
+                case=row.case,
+                fold=index % self.num_folds,
+                expected_dice=tuple(
+                    None if value is None else 0.55 + 0.4 * value + 0.02 * math.sin(7 * index) for value in row.dice
+                ),
+                dice=row.dice,
+                mean_dice=row.mean_dice,
+            )
+            for index, row in enumerate(scores.cases)
+        ]
+        calibrations, predicted = calibrate(scores.structures, cases)
+        confidence = Confidence(
+            structures=scores.structures,
+            configurations=configurations,
+            cases=predicted,
+            bins=tuple(make_bins(0.6 + 0.1 * (index % 4)) for index in range(len(scores.structures))),
+            calibrations=calibrations,
+        )
+        run.write(confidence, run.confidence_file)
+        for name in self.configurations:
+            for fold in range(self.num_folds):
+                rows = [
+                    CaseLoss(
+                        case=row.case,
+                        loss=-0.9 + 0.05 * fold + 0.6 * (1 - (row.mean_dice or 0.0)),
+                        part="validation" if index % self.num_folds == fold else "train",
+                    )
+                    for index, row in enumerate(scores.cases)
+                ]
+                losses = CaseLosses(cases=tuple(sorted(rows, key=lambda row: -row.loss)), patches_per_case=4)
+                run.write(losses, run.fold(name, fold).case_losses)
 
     def record(self, data: Path, cases: tuple[CaseFiles, ...]) -> RunRecord:
         return RunRecord(
@@ -126,10 +172,10 @@ class FakeRun:
 
     def segment(self, index: int, names: Names) -> np.ndarray:
         """A prediction that is worse for late cases, with a speck that postprocessing removes."""
-        rng = np.random.default_rng(1000 + index)
+        rng = np.random.default_rng(1000 + index + 100 * self.seed)
         label = self.draw(index)[1]
         error = min(ERRORS.get(name, 0.6) for name in names) * (0.9 if len(names) > 1 else 1.0)
-        strength = error * (0.4 + 2.2 * index / self.num_cases)
+        strength = error / self.better * (0.4 + 2.2 * index / self.num_cases)
         shifts = ndimage.gaussian_filter(rng.normal(0, 1, (3, *self.shape)), (0, 2, 2, 2)) * 6 * strength
         shifts[[size == 1 for size in self.shape]] = 0
         places = np.indices(self.shape) + shifts
@@ -165,11 +211,57 @@ class FakeRun:
         folder.record.write_text(json.dumps(self.fold_record))
         folder.progress.write_text("".join(json.dumps(row) + "\n" for row in rows))
         cases = [
-            (case, label, guess) for i, (case, label, guess, _) in enumerate(self.read((name,))) if i in validation
+            (case, label, guess) for i, (case, label, guess, *_) in enumerate(self.read((name,))) if i in validation
         ]
         run.write(score_cases(cases, self.labels), folder.scores)
         for case, _, guess in cases:
             write_map(folder.validation / f"{case}.nii.gz", guess)
+
+
+def make_metrics(scores: Scores) -> MetricTable:
+    """Metrics of plausible size: the worse the Dice, the further the surfaces lie apart."""
+    names = ("dice", "hd95", "assd", "nsd", "boundary_iou", "volume_error", "relative_volume_error")
+
+    def values(dice: float | None) -> tuple[float | None, ...]:
+        if dice is None:
+            return (None,) * len(names)
+        error = 1 - dice
+        return dice, 40 * error**1.5, 9 * error, dice**0.5, dice**2, -9000 * error**2, -error / 2
+
+    cases = tuple(
+        CaseMetrics(case=row.case, values=tuple(map(values, row.dice)), empty=("",) * len(row.dice))
+        for row in scores.cases
+    )
+    by_structure = tuple(
+        tuple(spread([case.values[place][column] for case in cases]) for column in range(len(names)))
+        for place in range(len(scores.structures))
+    )
+    means = tuple(spread([values(row.mean_dice)[column] for row in scores.cases]) for column in range(len(names)))
+    return MetricTable(
+        protocol="default",
+        metrics=names,
+        structures=scores.structures,
+        cases=cases,
+        by_structure=by_structure,
+        mean=means,
+    )
+
+
+def spread(values: Sequence[float | None]) -> Interval | None:
+    """A mean with two standard errors around it: faster than the bootstrap."""
+    present = np.array([value for value in values if value is not None])
+    if not present.size:
+        return None
+    mean, error = float(present.mean()), 2 * float(present.std()) / math.sqrt(present.size)
+    return Interval(mean=mean, low=mean - error, high=mean + error, num_cases=present.size)
+
+
+def make_bins(truth: float) -> tuple[Bin, ...]:
+    """A calibration curve of networks that are too sure of what they say: right with ``truth`` times what they say."""
+    counts = [20_000 + 4_000 * (index - NUM_BINS // 2) ** 2 for index in range(NUM_BINS)]
+    means = [(index + 0.5) / NUM_BINS for index in range(NUM_BINS)]
+    rows = zip(counts, means, strict=True)
+    return tuple(Bin(count=n, confidence=n * p, correct=round(n * p * (truth + (1 - truth) * p))) for n, p in rows)
 
 
 def write_map(path: Path, array: np.ndarray) -> Path:
@@ -182,5 +274,21 @@ def write_map(path: Path, array: np.ndarray) -> Path:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
-    """Make a run folder; keywords are the fields of ``FakeRun``."""
-    return lambda **fields: FakeRun(**fields).make(tmp_path)
+    """Make a run folder; keywords are the fields of ``FakeRun``, and ``folder``, where to make it."""
+
+    def make(folder: str = "", **fields: Any) -> RunFolder:
+        return FakeRun(**fields).make(tmp_path / folder)
+
+    return make
+
+
+@pytest.fixture
+def metrics_of() -> Callable[..., MetricTable]:
+    """Make metrics of plausible size from scores."""
+    return make_metrics
+
+
+@pytest.fixture
+def bins_of() -> Callable[..., tuple[Bin, ...]]:
+    """Make a calibration curve of networks that are too sure."""
+    return make_bins

@@ -1,0 +1,166 @@
+"""Choice tables: everything that was compared before the choice, and what postprocessing did, as rows of texts."""
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from autoseg.evaluation.overlap import score_text
+from autoseg.evaluation.postprocessing import Postprocessing, describe
+from autoseg.evaluation.selection import Candidate
+from autoseg.evaluation.trials import Trial
+from autoseg.report.charts import number_text
+from autoseg.report.material import Material
+from autoseg.report.ranges import Entry, draw_range, interval_text, scale_of
+
+MAX_COLUMNS = 10  # structures that fit a table's width
+MAX_CANDIDATES = 30  # the rest, the lowest, is in choice.json
+SMALLEST = 5e-5  # smaller changes vanish in four digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRow:
+    """One candidate: its name, mean Dice with interval, the drawing of it or a bar, Dice per structure."""
+
+    name: str
+    value: str
+    interval: str
+    drawing: Markup
+    fill: float
+    others: tuple[str, ...]
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateTable:
+    """All candidates on one scale; ``hidden`` of the lowest are left out."""
+
+    rows: tuple[CandidateRow, ...]
+    structures: tuple[str, ...]
+    low: str
+    high: str
+    has_intervals: bool
+    hidden: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeRow:
+    """Dice of one structure before and after postprocessing, the change with its sign, and its direction."""
+
+    name: str
+    before: str
+    after: str
+    change: str
+    rises: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One postprocessing rule that was tried."""
+
+    rule: str
+    before: str
+    after: str
+    num_changed: int
+    accepted: bool
+
+
+def candidate_table(material: Material) -> CandidateTable | None:
+    """Lay out the candidates, the best first."""
+    choice = material.choice
+    if choice is None:
+        return None
+    ranked = sorted(choice.candidates, key=lambda item: -(-1.0 if item.mean_dice is None else item.mean_dice))
+    chosen = next((item for item in ranked if is_chosen(item, material)), None)
+    shown = ranked[:MAX_CANDIDATES]
+    if chosen is not None and chosen not in shown:
+        shown = [*shown[:-1], chosen]
+    intervals = [item.interval for item in shown if item.interval is not None]
+    low, high = scale_of(intervals, (0.0, 1.0)) if intervals else (0.0, 1.0)
+    many = len(choice.structures) > MAX_COLUMNS or len(choice.structures) < 2
+    return CandidateTable(
+        rows=tuple(_candidate_row(item, low, high, many, item is chosen) for item in shown),
+        structures=() if many else choice.structures,
+        low=number_text(low),
+        high=number_text(high),
+        has_intervals=bool(intervals),
+        hidden=len(ranked) - len(shown),
+    )
+
+
+def is_chosen(candidate: Candidate, material: Material) -> bool:
+    """Tell whether a candidate is what segments new images."""
+    choice = material.choice
+    if choice is None or candidate.configurations != choice.configurations:
+        return False
+    return even(candidate.weights) == even(choice.weights)
+
+
+def even(weights: tuple[float, ...]) -> tuple[float, ...]:
+    """Give weights that differ; none where all are alike."""
+    return weights if len(set(weights)) > 1 else ()
+
+
+def _candidate_row(item: Candidate, low: float, high: float, many: bool, chosen: bool) -> CandidateRow:
+    return CandidateRow(
+        name=item.name,
+        value="not scored" if item.mean_dice is None else score_text(item.mean_dice),
+        interval=interval_text(item.interval),
+        drawing=draw_range(Entry(name=item.name, interval=item.interval), low, high, f"mean Dice of {item.name}"),
+        fill=item.mean_dice or 0.0,
+        others=() if many else tuple(map(score_text, item.dice)),
+        chosen=chosen,
+    )
+
+
+def change_rows(material: Material) -> tuple[ChangeRow, ...]:
+    """Lay out Dice before and after all accepted rules: the mean, then every structure; empty where none is used."""
+    choice = material.choice
+    if choice is None or not choice.postprocessing:
+        return ()
+    before, per_structure = choice.mean_before, choice.dice_before
+    accepted = [trial for trial in choice.trials if trial.accepted]
+    if before is None and accepted:  # a choice made before these were kept
+        before, per_structure = accepted[0].mean_before, accepted[0].dice_before
+    rows = [_change("mean", before, choice.mean_dice)]
+    if len(choice.structures) > 1 and len(per_structure) == len(choice.structures):
+        pairs = zip(choice.structures, per_structure, choice.dice, strict=True)
+        rows += [_change(name, first, second) for name, first, second in pairs]
+    return tuple(rows)
+
+
+def _change(name: str, before: float | None, after: float | None) -> ChangeRow:
+    change, rises = "", None
+    if before is not None and after is not None:
+        difference = after - before
+        rises = None if difference == 0 else difference > 0
+        change = f"{difference:+.4f}".replace("-", "\u2212")
+        if abs(difference) < SMALLEST:
+            change = "0" if rises is None else "less than 0.0001"
+    return ChangeRow(name=name, before=score_text(before), after=score_text(after), change=change, rises=rises)
+
+
+def trial_rows(material: Material) -> tuple[TrialRow, ...]:
+    """Lay out the postprocessing trials, in the order in which they were tried."""
+    choice = material.choice
+    if choice is None:
+        return ()
+    return tuple(_trial_row(trial, choice.structures) for trial in choice.trials)
+
+
+def _trial_row(trial: Trial, structures: tuple[str, ...]) -> TrialRow:
+    before, after, name = trial.mean_before, trial.mean_after, trial.postprocessing.name
+    if name in structures:
+        index = structures.index(name)
+        before, after = trial.dice_before[index], trial.dice_after[index]
+    return TrialRow(
+        rule=rule_text(trial.postprocessing),
+        before=score_text(before),
+        after=score_text(after),
+        num_changed=trial.num_changed,
+        accepted=trial.accepted,
+    )
+
+
+def rule_text(rule: Postprocessing) -> str:
+    """Say what a rule does, and to what."""
+    return f"of {rule.name}, {describe(rule)}"
