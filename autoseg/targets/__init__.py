@@ -1,7 +1,11 @@
 """What the network is asked for, by name."""
 
 from autoseg.extensions import find
+from autoseg.targets.affinity import AffinityTarget
 from autoseg.targets.base import Target
+from autoseg.targets.boundary import BoundaryTarget
+from autoseg.targets.flow import FlowTarget
+from autoseg.targets.foreground import ForegroundTarget
 from autoseg.targets.losses import LOSSES
 from autoseg.targets.regions import RegionsTarget
 from autoseg.targets.semantic import SemanticTarget
@@ -11,7 +15,14 @@ from planners.plan import Training
 
 __all__ = ["LOSSES", "TARGETS", "Target", "make_target"]
 
-TARGETS: dict[str, type[Target]] = {"semantic": SemanticTarget, "regions": RegionsTarget}
+TARGETS: dict[str, type[Target]] = {
+    "semantic": SemanticTarget,
+    "regions": RegionsTarget,
+    "foreground": ForegroundTarget,
+    "boundary": BoundaryTarget,
+    "flow": FlowTarget,
+    "affinity": AffinityTarget,
+}
 
 
 def make_target(record: TargetRecord, labels: Labels, training: Training) -> Target:

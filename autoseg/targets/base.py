@@ -37,7 +37,7 @@ class Target(ABC):
     Class attributes:
         name: as in ``TARGETS`` and in the plan.
         criterion: the number that ``Choice`` maximises.
-        margin: voxels of context that encoding and decoding need around a voxel.
+        margin: voxels of context that encoding and decoding need around a voxel; a plan's options may set it.
         pointwise: whether each voxel decodes alone, so that decoding may go slab by slab on any grid.
         relative: whether adding one number to all logits of a voxel changes nothing.
 
@@ -46,7 +46,7 @@ class Target(ABC):
 
     name: ClassVar[str]
     criterion: ClassVar[str]
-    margin: ClassVar[int] = 0
+    margin: int = 0
     pointwise: ClassVar[bool] = True
     relative: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from autoseg.targets import LOSSES, TARGETS, Target, make_target
+from autoseg.targets.instance_target import InstanceTarget
 from planners.labels import LabelClass, Labels, Region
 from planners.plan import Target as TargetRecord
 from planners.plan import Training
@@ -17,15 +18,17 @@ REGIONS = (
     Region(name="core", values=(20, 30)),
     Region(name="inner", values=(30,)),
 )
-LABELS = {"semantic": Labels(classes=CLASSES), "regions": Labels(classes=CLASSES, regions=REGIONS)}
+LABELS = dict.fromkeys(TARGETS, Labels(classes=CLASSES)) | {"regions": Labels(classes=CLASSES, regions=REGIONS)}
+INSTANCES = {name for name, kind in TARGETS.items() if issubclass(kind, InstanceTarget)}
 STRIDES = [(1, 1, 1), (2, 2, 2), (2, 4, 4)]
 SHARES = [0.6, 0.4, 0.0]
 SIDED = {"mirror_swaps": ((1, 2),), "mirror_swap_axis": 2}
 
 
-def target(name: str, labels: Labels | None = None, **training: object) -> Target:
+def target(name: str, labels: Labels | None = None, dimensions: int = 3, **training: object) -> Target:
     labels = labels or LABELS[name]
-    record = TargetRecord(name=name, num_outputs=TARGETS[name].num_outputs(labels, {}))
+    options = {"dimensions": dimensions} if name in INSTANCES else {}
+    record = TargetRecord(name=name, num_outputs=TARGETS[name].num_outputs(labels, options), options=options)
     return make_target(record, labels, Training(**training))  # type: ignore[arg-type]
 
 
@@ -48,6 +51,18 @@ def random_label(seed: int, highest: int = 3, shape: tuple[int, ...] = (4, 8, 12
     return torch.randint(-1, highest + 1, (2, 1, *shape), generator=generator, dtype=torch.int16)
 
 
+def label_for(name: str, seed: int, highest: int = 3) -> torch.Tensor:
+    """Two layers, classes and ids: noise, or where objects are wanted cubes that touch, some of them of background."""
+    if name not in INSTANCES:
+        classes = random_label(seed, highest)
+        return torch.cat([classes, random_label(seed + 1)], dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(-1, highest + 1, (2, 1, 1, 2, 3), generator=generator, dtype=torch.int16)
+    ids = torch.randperm(100, generator=generator)[:12].view(2, 1, 1, 2, 3).to(torch.int16) + 1
+    cubes = torch.cat([classes, ids], dim=1)
+    return cubes.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+
+
 def random_outputs(seed: int, num_outputs: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = [[size // step for size, step in zip((4, 8, 12), stride, strict=True)] for stride in STRIDES]
@@ -58,17 +73,30 @@ def as_logits(made: Target, maps: torch.Tensor) -> torch.Tensor:
     """Turn encoded maps into logits of a network that is right: B × K × space."""
     if maps.dtype == torch.bool:
         return 16.0 * maps - 8
+    if maps.is_floating_point():
+        vectors = 3 if made.name == "flow" else 0
+        return torch.cat([maps[:, :vectors], 16 * maps[:, vectors:] - 8], dim=1)
     return torch.nn.functional.one_hot(maps, made.record.num_outputs).movedim(-1, 1).float() * 8
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_decoding_what_was_encoded_gives_the_label(name: str) -> None:
-    label, made = random_label(0), target(name)
+    label, made = label_for(name, 0), target(name)
     (maps,), _ = made.encode(label, [(1, 1, 1)])
     logits = as_logits(made, maps)
     for sample in range(2):
         expected = label[sample, 0].clamp(min=0).numpy()
-        np.testing.assert_array_equal(made.decode(logits[sample].numpy()), expected)
+        found = made.decode(logits[sample].numpy())
+        if isinstance(made, InstanceTarget):
+            instances = made.instances(made.probabilities(logits[sample].numpy()))
+            np.testing.assert_array_equal(instances.classes[found], expected)
+            if name != "foreground":
+                found, expected = np.unique(found, return_inverse=True)[1], label[sample, 1].numpy() * (expected > 0)
+                order = np.array([expected[found == index][0] for index in range(found.max() + 1)])
+                assert len(set(order.tolist())) == len(order) > 1, "no object is cut"
+                np.testing.assert_array_equal(order[found], expected)
+            continue
+        np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(made.decode_probabilities(made.probabilities(logits[sample].numpy())), expected)
 
 
@@ -76,16 +104,21 @@ def test_decoding_what_was_encoded_gives_the_label(name: str) -> None:
 @pytest.mark.parametrize("axes", [(), (0,), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("sides", [False, True])
 def test_encoding_a_mirrored_label_is_mirroring_the_maps(name: str, axes: tuple[int, ...], sides: bool) -> None:
-    label, made = random_label(1), target(name)
+    label, made = label_for(name, 1), target(name)
     if sides:
         made = target(name, sided(name), **SIDED)
     mirrored = label.flip([axis + 2 for axis in axes])
     if sides and 2 in axes:
-        mirrored = torch.tensor([0, 2, 1, 3, -1], dtype=torch.int16)[mirrored.long()]
+        mirrored[:, 0] = torch.tensor([0, 2, 1, 3, -1], dtype=torch.int16)[mirrored[:, 0].long()]
     plain, _ = made.encode(label, [(1, 1, 1)])
-    turned, _ = made.encode(mirrored, [(1, 1, 1)])
-    for before, after in zip(as_logits(made, plain[0]), as_logits(made, turned[0]), strict=True):
-        assert torch.equal(made.flip(before, axes), after)
+    turned, (weights,) = made.encode(mirrored, [(1, 1, 1)])
+    for sample, (before, after) in enumerate(zip(as_logits(made, plain[0]), as_logits(made, turned[0]), strict=True)):
+        counts = torch.ones(1) if weights is None else weights[sample] > 0
+        if name == "affinity":  # a weight for every offset, and one for all classes
+            counts = counts[[*range(made.num_geometry), *[made.num_geometry] * 3]]
+        torch.testing.assert_close(made.flip(before, axes) * counts, after * counts, rtol=0, atol=1e-5)
+        if not after.is_floating_point() or name in ("semantic", "regions"):
+            assert torch.equal(made.flip(before, axes), after)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -93,8 +126,8 @@ def test_encoding_a_mirrored_label_is_mirroring_the_maps(name: str, axes: tuple[
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_ignored_voxels_change_nothing(name: str, loss: str, batch_dice: bool) -> None:
     made = target(name, with_ignore(name), loss=loss, batch_dice=batch_dice)
-    label = random_label(2, highest=4)
-    ignored = label == made.labels.ignore_index
+    label = label_for(name, 2, highest=4)
+    ignored = label[:, :1] == made.labels.ignore_index
     gradients, losses, counts = [], [], []
     outputs = random_outputs(3, made.record.num_outputs)
     for shift in (0.0, 5.0):
@@ -124,7 +157,7 @@ def test_ignored_voxels_change_nothing(name: str, loss: str, batch_dice: bool) -
 @pytest.mark.parametrize("value", [0, -1, 4])
 def test_a_patch_without_foreground_is_finite(name: str, loss: str, value: int) -> None:
     made = target(name, with_ignore(name), loss=loss)
-    label = torch.full((2, 1, 4, 8, 12), value, dtype=torch.int16)
+    label = torch.full((2, 2, 4, 8, 12), value, dtype=torch.int16)
     outputs = random_outputs(4, made.record.num_outputs)
     result = made.loss(outputs, *made.encode(label, STRIDES), SHARES)
     result.backward()
@@ -139,7 +172,7 @@ def test_a_patch_without_foreground_is_finite(name: str, loss: str, value: int) 
 @pytest.mark.parametrize("ignore", [False, True])
 def test_classes_that_are_all_annotated_change_nothing(name: str, batch_dice: bool, ignore: bool) -> None:
     made = target(name, with_ignore(name) if ignore else None, batch_dice=batch_dice)
-    label, outputs = random_label(8, highest=3 + ignore), random_outputs(9, made.record.num_outputs)
+    label, outputs = label_for(name, 8, highest=3 + ignore), random_outputs(9, made.record.num_outputs)
     maps, weights = made.encode(label, STRIDES)
     everything = torch.ones(2, 4, dtype=torch.bool)
     plain = made.loss(outputs, maps, weights, SHARES)
@@ -153,8 +186,8 @@ def test_what_is_not_annotated_is_not_counted(name: str) -> None:
     """Sample 0 was annotated for classes 2 and 3 alone, sample 1 for all."""
     made = target(name)
     annotated = torch.tensor([[True, False, True, True], [True] * 4])
-    label = random_label(10)
-    label[0][label[0] == 1] = 0
+    label = label_for(name, 10)
+    label[0, 0][label[0, 0] == 1] = 0
     logits = random_outputs(11, made.record.num_outputs)[0].detach()
     counts = torch.stack(made.counts(logits, label, annotated))
     parts = [torch.stack(made.counts(logits[i : i + 1], label[i : i + 1])) for i in range(2)]
@@ -171,7 +204,7 @@ def test_nothing_annotated_but_background_is_finite(name: str, loss: str, batch_
     made = target(name, loss=loss, batch_dice=batch_dice)
     outputs = random_outputs(12, made.record.num_outputs)
     annotated = torch.tensor([[True, False, False, False]] * 2)
-    label = torch.zeros(2, 1, 4, 8, 12, dtype=torch.int16)
+    label = torch.zeros(2, 2, 4, 8, 12, dtype=torch.int16)
     value = made.loss(outputs, *made.encode(label, STRIDES), SHARES, annotated)
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-5)
@@ -236,8 +269,8 @@ def test_counts_and_score_name_absent_classes() -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_two_dimensional_tensors_need_no_z(name: str) -> None:
-    made = target(name, loss="dice+cross-entropy")
-    label = torch.randint(0, 4, (3, 1, 8, 8), dtype=torch.int16)
+    made = target(name, dimensions=2, loss="dice+cross-entropy")
+    label = torch.randint(0, 4, (3, 2, 8, 8), dtype=torch.int16)
     maps, weights = made.encode(label, [(1, 1), (2, 2)])
     outputs = [torch.randn(3, made.record.num_outputs, *shape) for shape in ((8, 8), (4, 4))]
     assert torch.isfinite(made.loss(outputs, maps, weights, [0.7, 0.3]))

@@ -12,6 +12,7 @@ import torch
 from autoseg.compute import Compute
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DeviceError, RunFolderError
+from autoseg.evaluation.overlap import collect
 from autoseg.inference.chain import Chain
 from autoseg.inference.model import Selection, group_folds, load_networks
 from autoseg.inference.sliding_window import predict_logits
@@ -72,7 +73,7 @@ def fill(store: Store) -> None:
 @pytest.fixture
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
     """Give a function that makes a run that is planned and preprocessed; validation is left out."""
-    monkeypatch.setattr(folds, "validate_fold", lambda job, **options: None)
+    monkeypatch.setattr(folds, "validate_fold", lambda job, **options: collect((), ["ball"]))
     monkeypatch.setattr(trainer, "SAVE_INTERVAL_S", -1.0)  # every step is saved
 
     def make(batch_size: int = 4, patch: str = "[16,16,16]") -> RunFolder:
