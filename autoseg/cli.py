@@ -36,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as fault:
+        if options.debug or fault.filename is None:
+            raise
+        print(f"{fault.filename}: {(fault.strerror or str(fault)).lower()}. Mend this, or name another place",
+              file=sys.stderr)  # fmt: skip
+        return 2
     except Exception as fault:
         if options.debug:
             raise
@@ -136,7 +142,8 @@ def _challenge(options: argparse.Namespace) -> None:
     elif options.step == "prepare":
         print(challenges.prepare(options.name, options.raw, options.out))
     elif options.step == "score":
-        verbs.print_comparison(challenges.score(options.name, options.predictions, options.labels))
+        found = challenges.score(options.name, options.predictions, options.labels)
+        verbs.print_comparison(found, as_json=options.json)
     else:
         print(challenges.pack(options.name, options.predictions, options.out, options.images))
 

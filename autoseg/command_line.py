@@ -207,7 +207,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder; several are compared")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="file of the comparison (default: comparison.html)")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="the page (default: RUN/report.html, comparison.html)")
 
 
 def _add_challenge(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +216,9 @@ def _add_challenge(parser: argparse.ArgumentParser) -> None:
     prepare = steps.add_parser("prepare", help="lay the official folder out as a dataset")
     score = steps.add_parser("score", help="score predictions by the official rules")
     pack = steps.add_parser("pack", help="pack predictions as a submission")
+    score.add_argument("--json", action="store_true", help="print the scores record")
     for step in (prepare, score, pack):
+        step.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         step.add_argument("name", metavar="NAME", help="of the challenge; see `autoseg challenge list`")
     prepare.add_argument("raw", metavar="RAW", type=Path, help="official folder as downloaded")
     prepare.add_argument("out", metavar="DATASET", type=Path, help="dataset folder to make")

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autoseg.errors import AutosegError, RunFolderError
 from autoseg.run_folder import RunFolder, RunRecord
 from planners.decision import byte_size
+from planners.plan import Configuration
 from planners.records import PlanError, RecordError
 
 LOW_DISK_BYTES = 5 * 10**9
@@ -93,7 +95,10 @@ def examine_run(run: RunFolder) -> tuple[Finding, ...]:
     found = [Finding(title="run", text=f"{record.name}, {len(record.cases)} cases of {record.dataset}")]
     found += _dataset(record)
     found += list(_records(run))
-    for name, fold in itertools.product(record.configurations, record.folds):
+    trained = sorted((run.root / "folds").glob("*/fold_*"))
+    feeding = [(path.parent.name, path.name.removeprefix("fold_")) for path in trained]
+    asked = [(name, str(fold)) for name, fold in itertools.product(record.configurations, record.folds)]
+    for name, fold in dict.fromkeys((*asked, *feeding)):
         found.append(_fold(run, name, fold))
     found.append(_disk(run.root))
     return tuple(found)
@@ -114,18 +119,24 @@ def _dataset(record: RunRecord) -> list[Finding]:
 
 def _records(run: RunFolder) -> Iterator[Finding]:
     """Read every record once, strictly."""
+    from autoseg.data.check import CheckResult
     from autoseg.data.splits import Splits
+    from autoseg.evaluation.confidence import Confidence
+    from autoseg.evaluation.metric_records import MetricTable
     from autoseg.evaluation.overlap import Scores
     from autoseg.evaluation.selection import Choice
     from planners.fingerprint import Fingerprint
     from planners.plan import Plan
 
-    kinds = {
+    kinds: dict[Path, type[Any]] = {
+        run.check_file: CheckResult,
         run.fingerprint_file: Fingerprint,
         run.plan_file: Plan,
         run.splits_file: Splits,
         run.choice_file: Choice,
         run.scores_file: Scores,
+        run.metrics_file: MetricTable,
+        run.confidence_file: Confidence,
     }
     for path, kind in kinds.items():
         if not path.exists():
@@ -152,6 +163,9 @@ def _row(line: str) -> dict[str, object]:
 
 
 def _fold(run: RunFolder, name: str, fold: int | str) -> Finding:
+    from autoseg.evaluation.case_losses import CaseLosses
+    from autoseg.evaluation.confidence import Confidence
+    from autoseg.evaluation.overlap import Scores
     from autoseg.training.fold_state import FoldRecord, load_counters
 
     folder, title = run.fold(name, fold), f"{name} fold {fold}"
@@ -159,6 +173,15 @@ def _fold(run: RunFolder, name: str, fold: int | str) -> Finding:
         return Finding(title=title, text="not begun")
     try:
         record = run.read(FoldRecord, folder.record)
+        further: dict[Path, type[Any]] = {
+            folder.configuration: Configuration,
+            folder.scores: Scores,
+            folder.confidence: Confidence,
+            folder.case_losses: CaseLosses,
+        }
+        for path, kind in further.items():
+            if path.exists():
+                run.read(kind, path)
         if record.finished:
             lost = not folder.weights_last.exists()
             text = f"{folder.weights_last} is missing; delete {folder.root} to train it anew" if lost else "trained"

@@ -79,7 +79,7 @@ class EvaluateOptions:
             ``evaluation.instance_metrics.INSTANCE_PROTOCOLS``; None: ``default``.
         metrics: measure these only; empty: what the protocol measures.
         against: other predictions of the same cases.
-        margin: how much lower a mean score may be and still count as no worse.
+        margin: how much lower a mean score may be and still count as no worse; None: ``verbs.DEFAULT_MARGIN``.
         out: folder for the scores as files.
         as_json: print the record, not the table.
     """
@@ -88,7 +88,7 @@ class EvaluateOptions:
     protocol: str | None = None
     metrics: tuple[str, ...] = ()
     against: Path | None = None
-    margin: float = 0.01  # assumption: a hundredth of Dice, about what two trainings of one plan differ by
+    margin: float | None = None
     out: Path | None = None
     as_json: bool = False
 

@@ -16,6 +16,7 @@ from planners import PLANNERS, joint, records
 from planners.edit import predict_bytes_anew, set_training, set_value
 from planners.fingerprint import Fingerprint
 from planners.host_memory import promise_host_memory
+from planners.identity import identity_json
 from planners.plan import MemoryBudget, Plan, Reason
 from planners.transfer import adapt_labels, carry, fine_tune, is_flat, own_axis_order, renew_warm_up
 
@@ -244,12 +245,12 @@ def _check_names(plan: Plan) -> None:
 
 def _source(fingerprint: Fingerprint, options: RunOptions, model: Model | None) -> str:
     """Identify what a plan is made from. What is not asked for is not in it, so that older runs keep their plan."""
-    named = records.to_json(records_from(Plan, options.plan)) if options.plan is not None else None
+    named = identity_json(records_from(Plan, options.plan)) if options.plan is not None else None
     facts = records.to_json(fingerprint)
     del facts["image_percentiles"]  # no planner looks at them
     parts = [facts, memory_budget(options), options.planner, list(options.settings), named]
     if options.like is not None:
-        parts.append({"like": read_plan_of(options.like)})
+        parts.append({"like": identity_json(read_plan_of(options.like))})
     if model is not None:
         parts.append({"init": model.identity, "freeze": list(options.freeze)})
     return records.digest(parts)

@@ -26,6 +26,9 @@ from planners.plan import Plan
 
 __all__ = ["check", "demo", "evaluate", "plan", "predict", "report", "run", "train"]
 
+DEFAULT_MARGIN = 0.01
+"""How much lower a mean score may be and still count as no worse. Assumption: a hundredth of Dice, about what two
+trainings of one plan differ by."""
 DEMO_OPTIONS = {"epochs": 6, "steps_per_epoch": 20, "configurations": "3d_fullres", "folds": "0,1,2"}
 
 
@@ -142,11 +145,11 @@ def evaluate_and_print(predictions: Path, labels: Path, options: EvaluateOptions
     """Compare predictions with labels, and with other predictions where ``options`` name any; print, and keep.
 
     Raises:
+        OptionError: options that do not go together, or a place for the files that holds something else.
         DatasetError: some files could not be compared; what could is printed.
     """
+    _check_evaluation(options)
     given: Any = {"task": options.task, "protocol": options.protocol, "metrics": options.metrics}
-    if options.task == "instance" and options.against is not None:
-        raise OptionError("--against compares maps of classes; evaluate each folder of instances by itself")
     comparison = evaluate(predictions, labels, **given)
     if options.out is not None:
         write_atomic(options.out / "scores.json", records.dumps(comparison))
@@ -158,18 +161,38 @@ def evaluate_and_print(predictions: Path, labels: Path, options: EvaluateOptions
     from autoseg.evaluation.run_differences import differences
 
     other = evaluate(options.against, labels, **given)
-    against = compare(comparison, other, options.margin, names=(str(predictions), str(options.against)))
+    margin = DEFAULT_MARGIN if options.margin is None else options.margin
+    against = compare(comparison, other, margin, names=(str(predictions), str(options.against)))
     unequal = differences(predictions, options.against)
+    found = {"scores": comparison, "other_scores": other, "against": against, "run_differences": unequal}
     if options.out is not None:
-        write_atomic(options.out / "against.json", records.dumps(against))
-        write_atomic(options.out / "run_differences.json", records.dumps(unequal))
+        for name in ("other_scores", "against", "run_differences"):
+            write_atomic(options.out / f"{name}.json", records.dumps(found[name]))
         write_atomic(options.out / "difference.svg", against.svg())
     if options.as_json:
-        found = {"scores": comparison, "against": against, "run_differences": unequal}
         print(json.dumps({name: records.to_json(item) for name, item in found.items()}, indent=2))
     else:
-        print("\n\n".join((comparison.text(), against.text(), unequal.text())))
+        titled = [f"{place}\n\n{item.text()}" for place, item in ((predictions, comparison), (options.against, other))]
+        picture = f"picture  {options.out}/difference.svg" if options.out else "--out DIR draws it case by case"
+        print("\n\n".join((*titled, against.text(), unequal.text(), picture)))
     _refuse_incomplete(comparison, other)
+
+
+def _check_evaluation(options: EvaluateOptions) -> None:
+    """Refuse, before anything is measured, what cannot be done or would replace the records of a run."""
+    if options.task == "instance" and options.against is not None:
+        raise OptionError("--against compares maps of classes; evaluate each folder of instances by itself")
+    if options.margin is not None and options.against is None:
+        raise OptionError("--margin is for --against OTHER; give both, or neither")
+    out = options.out
+    if out is not None and out.exists():
+        if not out.is_dir():
+            raise OptionError(f"--out {out} is a file. Name a folder")
+        record = next((name for name in ("run.json", "fold.json") if (out / name).exists()), None)
+        if record is not None:
+            raise OptionError(
+                f"--out {out} holds a {record}: its own scores.json would be replaced. Name another folder"
+            )
 
 
 def print_comparison(comparison: Any, *, as_json: bool = False) -> None:
@@ -183,7 +206,7 @@ def print_comparison(comparison: Any, *, as_json: bool = False) -> None:
 
 
 def _refuse_incomplete(*comparisons: Any) -> None:
-    left_out = max(item.num_left_out if item.problems else 0 for item in comparisons)
+    left_out = sum(item.num_left_out for item in comparisons if item.problems)
     if left_out:
         raise DatasetError(f"{count(left_out, 'case')} could not be compared; see the list")
 
@@ -200,7 +223,7 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
         from autoseg.report import write_comparison
 
         return write_comparison(folders, out or Path("comparison.html"))
-    return write_report(folders[0])
+    return write_report(folders[0], out)
 
 
 def doctor(run_folder: Path | None = None, *, overfit: bool = False) -> None:

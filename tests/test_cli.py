@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import autoseg
 from autoseg import cli
 from autoseg.command_line import EXAMPLES, VERB_EXAMPLES
 from autoseg.data.demo import make_demo_dataset
+from autoseg.run_folder import RunFolder, RunRecord
 from planners import records
 from planners.plan import Plan
 
@@ -153,3 +156,99 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
     assert "autoseg demo" in done.stdout
+
+
+def write_map(path: Path, value: int) -> None:
+    label = np.zeros((6, 6, 6), np.uint8)
+    label[2:4, 2:4, 2:5] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(label), str(path))
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    for folder in ("labels", "first", "second"):
+        for case in "abc":
+            write_map(tmp_path / folder / f"{case}.nii.gz", 1)
+    return tmp_path
+
+
+def evaluate(maps: Path, *more: str) -> int:
+    return cli.main(["evaluate", str(maps / "first"), str(maps / "labels"), *more])
+
+
+def test_evaluation_leaves_its_files(maps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = maps / "out"
+    assert evaluate(maps, "--against", str(maps / "second"), "--out", str(out)) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "scores.json",
+        "scores.csv",
+        "other_scores.json",
+        "against.json",
+        "run_differences.json",
+        "difference.svg",
+    }
+    said = capsys.readouterr().out
+    assert f"picture  {out}/difference.svg" in said
+    assert said.count("protocol default, 3 cases") == 2, "of both"
+    assert evaluate(maps, "--against", str(maps / "second"), "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"scores", "other_scores", "against", "run_differences"}
+
+
+def test_faults_of_the_other_predictions_are_named_too(maps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_map(maps / "second" / "extra.nii.gz", 1)
+    (maps / "second" / "b.nii.gz").unlink()
+    assert evaluate(maps, "--against", str(maps / "second")) == 2
+    out, err = capsys.readouterr()
+    assert "no prediction for 1 case (b)" in out
+    assert "no label for 1 case (extra)" in out
+    assert "2 cases could not be compared" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--margin", "0.1"], "--margin is for --against"),
+        (["--task", "instance", "--against", "x"], "--against compares maps of classes"),
+        (["--out", "labels/a.nii.gz"], "is a file. Name a folder"),
+        (["--out", "run"], "holds a run.json: its own scores.json would be replaced"),
+        (["--metrics", "dise"], "did you mean 'dice'"),
+        (["--protocol", "acdcc"], "did you mean 'acdc'"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_first(
+    more: list[str], message: str, maps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (maps / "run").mkdir()
+    (maps / "run" / "run.json").write_text("{}")
+    monkeypatch.chdir(maps)
+    assert evaluate(maps, *more) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert not out
+    assert (maps / "run" / "run.json").read_text() == "{}"
+
+
+def test_a_place_that_cannot_be_written_is_the_users_to_mend(maps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(maps, "--out", str(maps / "labels" / "a.nii.gz" / "out")) == 2
+    err = capsys.readouterr().err
+    assert "not a directory" in err
+    assert "fault in autoseg" not in err
+
+
+def test_a_report_may_go_elsewhere(maps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder(maps / "run")
+    run.write(RunRecord(name="toy", dataset="/toy", cases=(), started="now"), run.run_file)
+    assert cli.main(["report", str(run.root), "--out", str(maps / "page.html")]) == 0
+    assert "toy" in (maps / "page.html").read_text()
+    assert not run.report_file.exists()
+    assert capsys.readouterr().out.strip() == str(maps / "page.html")
+
+
+def test_challenges_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["challenge", "list"]) == 0
+    said = capsys.readouterr().out
+    for name in ("acdc", "msd10", "brats2023", "isbi2012"):
+        assert re.search(rf"^{name} ", said, flags=re.MULTILINE)
+    assert cli.main(["challenge", "prepare", "acdk", "raw", "out"]) == 2
+    assert "did you mean 'acdc'" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def score(name: str, predictions: Path, labels: Path) -> "FolderComparison":
 
     Raises:
         OptionError: no challenge has that name.
-        DatasetError: nothing can be compared; the message lists all problems.
+        DatasetError: the dataset was prepared for another challenge, or nothing can be compared; all are listed.
     """
     from autoseg.challenges.scoring import score_challenge
 

@@ -56,10 +56,24 @@ def pack_challenge(challenge: Challenge, predictions: Path, out: Path, images: P
         raise DatasetError(f"{predictions} is no folder. Give the folder with the predictions of the test images")
     cases = test_cases(challenge, images)
     packed = (submission.pack or pack_archive)(challenge, cases, predictions, out)
-    if challenge.num_tests is not None and len(cases) != challenge.num_tests:
-        say(f"  note: {count(len(cases), 'test case')}; {challenge.title} hands out {challenge.num_tests}")
+    _note_number(challenge, len(cases), images)
     say(f"  {packed}: {count(len(cases), 'case')}. {submission.where}")
     return packed
+
+
+def _note_number(challenge: Challenge, num_cases: int, images: Path) -> None:
+    """Say that a submission is incomplete, as far as the organisers' number is known: images may be missing, too."""
+    expected = challenge.num_tests
+    if expected is None or num_cases == expected:
+        return
+    if num_cases > expected:
+        say(f"  note: {count(num_cases, 'test case')}; {challenge.title} hands out {expected}")
+        return
+    say(
+        f"  note: this submission is INCOMPLETE: {num_cases} of the {expected} test cases of {challenge.title}. "
+        f"{images} lacks {count(expected - num_cases, 'test image')}: download and predict what is missing, "
+        "and pack again"
+    )
 
 
 def test_cases(challenge: Challenge, images: Path) -> tuple[OfficialCase, ...]:

@@ -7,13 +7,16 @@
     ├── splits_final.json          the organisers' folds, where they have any
     └── challenge.json             what was written here, and from what
 
-Called again it goes on: what is there stays, and what a user changed in a JSON file is kept with a note.
+Called again it goes on: what is there stays, and what a user changed is kept with a note, be it a JSON file, or a file
+or link in the place of an official one.
 """
 
+import functools
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,11 @@ from typing import Any
 from autoseg.challenges.base import Challenge, File, Made, Official, OfficialCase
 from autoseg.challenges.official_folders import companions, missing_files, official_root
 from autoseg.data.check_problem import count
-from autoseg.data.folders import describe_folder
+from autoseg.data.folders import describe_folder, some
 from autoseg.data.io import image_ending
+from autoseg.data.io_write import replace_whole
 from autoseg.data.parallel import default_threads, for_each_case
-from autoseg.errors import DatasetError, RunFolderError
+from autoseg.errors import DatasetError, ImageError, RunFolderError
 from autoseg.progress import say
 from autoseg.run_folder import records_from, write_atomic
 from planners import records
@@ -32,6 +36,9 @@ from planners import records
 RECORD, DESCRIPTION, SPLITS = "challenge.json", "dataset.json", "splits_final.json"
 SHOWN = 20
 """Incomplete cases named in a message; a half download of hundreds is told by the first ones."""
+
+LEFTOVER = r"\.(.+)\.[a-z0-9_]{8}(\..+)"
+"""Temporary name of a file that is being written (``io_write.replace_whole``): its name is what the groups match."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +70,8 @@ def prepare_challenge(challenge: Challenge, raw: Path, out: Path) -> Path:
     earlier = _earlier(challenge, out, root)
     official = challenge.read(root)
     _refuse_incomplete(challenge, root, official)
-    _remove_stale_links(lay_out(official, out), out, [root, *([Path(earlier.raw)] if earlier else [])])
+    roots = [root, *([Path(earlier.raw)] if earlier else [])]
+    _remove_stale_links(lay_out(official, out, roots), out, roots)
     written = {
         DESCRIPTION: _write_json(out / DESCRIPTION, _description(challenge, official), earlier),
         SPLITS: _write_json(out / SPLITS, _splits(official), earlier),
@@ -79,65 +87,102 @@ def prepare_challenge(challenge: Challenge, raw: Path, out: Path) -> Path:
     return out
 
 
-def lay_out(official: Official, out: Path) -> set[Path]:
+def lay_out(official: Official, out: Path, roots: Sequence[Path] = ()) -> set[Path]:
     """Link or make every file of an official folder at its place in the dataset; give these places.
 
-    A MetaImage header (``.mhd``) names the file of its voxels, which comes along under its own name.
+    A MetaImage header (``.mhd``) names the file of its voxels, which comes along under its own name. What a user put
+    in the place of an official file stays, with a note.
+
+    Args:
+        official: the files.
+        out: the dataset's folder.
+        roots: official folders, of this call and of the one before; a link to a file below them is ours to replace.
 
     Raises:
         DatasetError: files cannot be made; the message lists them all.
     """
     jobs = [job for case in official.cases for job in _places(case, out, "Tr")]
     jobs += [job for case in official.tests for job in _places(case, out, "Ts")]
-    made = []
     places = {target for _, target in jobs}
+    _remove_leftovers(places)
+    made, kept = [], []
     for source, target in jobs:
-        if isinstance(source, Made):
-            made.append((str(target.relative_to(out)), (source, target)))
-            continue
-        link(source, target)
-        for file in companions(source):
-            link(file, target.with_name(file.name))
-            places.add(target.with_name(file.name))
+        name = str(target.relative_to(out))
+        if isinstance(source, Path):
+            kept += [] if link(source, target, roots) else [name]
+        elif target.is_symlink():
+            kept.append(name)  # what is made is no link, so this one is a user's
+        else:
+            made.append((name, (source, target)))
     if made:
         for_each_case(lambda job, _: make(*job), made, "converting", default_threads())
+    if kept:
+        say(f"  note: not the official {count(len(kept), 'file')}, kept as found: {some(kept)}. Delete to get it back")
     return places
+
+
+def _remove_leftovers(places: Iterable[Path]) -> None:
+    """Take away what calls that were killed had begun to write."""
+    names: dict[Path, set[str]] = {}
+    for place in places:
+        names.setdefault(place.parent, set()).add(place.name)
+    for folder, known in names.items():
+        for path in folder.glob(".*") if folder.is_dir() else ():
+            found = re.fullmatch(LEFTOVER, path.name)
+            if found and found[1] + found[2] in known:
+                path.unlink(missing_ok=True)
 
 
 def _remove_stale_links(places: set[Path], out: Path, roots: Sequence[Path]) -> None:
     """Take links of an earlier call away whose official files are no part of the dataset any more."""
     for folder in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
         for path in (out / folder).iterdir() if (out / folder).is_dir() else ():
-            stale = path.is_symlink() and path not in places
-            if stale and any(_absolute(root) in path.readlink().parents for root in roots):
+            if path.is_symlink() and path not in places and _leads_below(path, roots):
                 path.unlink()
 
 
-def link(source: Path, target: Path) -> None:
-    """Put an official file at its place: a symbolic link, or a copy where the disk has no links.
+def link(source: Path, target: Path, roots: Sequence[Path] = ()) -> bool:
+    """Put an official file at its place: a symbolic link, or a whole copy where the disk has no links.
+
+    Args:
+        source: the official file.
+        target: its place. Another file there, or a link to one that is not below ``roots``, is a user's and stays.
+        roots: official folders; links to files below them are ours to replace.
+
+    Returns:
+        Whether the place holds the official file now; not where it holds a user's.
 
     Raises:
-        DatasetError: the place holds a file that is not ours to replace, or the disk fails.
+        DatasetError: the disk fails.
     """
     source = _absolute(source)
     try:
         if target.is_symlink():
             if target.readlink() == source:
-                return
+                return True
+            if not (_leads_below(target, roots) or target.resolve() == source.resolve()):
+                return False
             target.unlink()
         elif target.exists():
-            if target.stat().st_size == source.stat().st_size:
-                return  # a copy of an earlier call
-            raise DatasetError(f"{target} is there, and is not {source}. Move it away, or give another folder")
+            return target.stat().st_size == source.stat().st_size  # then it is a copy of an earlier call
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             target.symlink_to(source)
         except OSError:
-            shutil.copyfile(source, target)
+            replace_whole(target, target.suffix, functools.partial(shutil.copyfile, source))
+        return True
+    except ImageError as fault:
+        raise DatasetError(str(fault)) from fault
     except OSError as fault:
         raise DatasetError(
             f"{target} cannot be made: {fault.strerror}. Free space, or choose another folder"
         ) from fault
+
+
+def _leads_below(path: Path, roots: Sequence[Path]) -> bool:
+    """Say whether a link names a file below one of some folders, be it there or not."""
+    named = _absolute(path.parent / path.readlink())
+    return any(_absolute(root) in named.parents for root in roots)
 
 
 def _absolute(path: Path) -> Path:
@@ -152,12 +197,14 @@ def make(file: Made, target: Path) -> None:
 
 
 def _places(case: OfficialCase, out: Path, part: str) -> list[tuple[File, Path]]:
-    """Give every file of a case with its place in the dataset."""
-    images = [
+    """Give every file of a case with its place in the dataset, and the files that belong to these."""
+    files: list[tuple[File, Path]] = [
         (file, out / f"images{part}" / f"{case.id}_{channel:04d}{_ending(file)}")
         for channel, file in enumerate(case.images)
     ]
-    return images + ([(case.label, out / f"labels{part}" / f"{case.id}{_ending(case.label)}")] if case.label else [])
+    files += [(case.label, out / f"labels{part}" / f"{case.id}{_ending(case.label)}")] if case.label else []
+    named = [(file, target) for file, target in files if isinstance(file, Path)]
+    return files + [(more, target.with_name(more.name)) for file, target in named for more in companions(file)]
 
 
 def _ending(file: File) -> str:

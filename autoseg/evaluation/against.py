@@ -4,6 +4,7 @@ Cases are paired: what is hard for both cancels out, so far smaller differences 
 are first minus second. Of metrics whose best value is zero, such as the volume error, magnitudes are compared.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoseg.errors import DatasetError, OptionError
+from autoseg.evaluation.averages import pooled_averages
 from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
 from autoseg.evaluation.metrics import parse_metric
 from autoseg.evaluation.overlap import mean_of
 from autoseg.evaluation.protocol_records import Protocol
 from autoseg.evaluation.protocols import PROTOCOLS
-from autoseg.evaluation.statistics import Difference, paired_difference
+from autoseg.evaluation.statistics import Difference, is_non_inferior, paired_difference
 
 if TYPE_CHECKING:
     from autoseg.evaluation.folders import FolderComparison
@@ -39,7 +41,7 @@ class Comparison:
         first, second: means over the cases that have a value in both.
         difference: first minus second, over the same cases; None where there is no such case.
         non_inferior: whether the first set is worse by less than the margin; None where that is not judged: the metric
-            has a unit, or is neither better nor worse, or there is but one case.
+            has a unit, or is neither better nor worse, or there are too few cases to tell.
         num_one_sided: cases in which only one of the two has a value. They are left out.
     """
 
@@ -68,6 +70,22 @@ class CaseDifference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PooledPair:
+    """A metric that counts the voxels of all cases together: no case has a value, so differences cannot be tested.
+
+    Attributes:
+        structure: name, or ``mean``.
+        metric: name.
+        first, second: of the cases that are in both sets; None where none of them holds the structure.
+    """
+
+    structure: str
+    metric: str
+    first: float | None
+    second: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Against:
     """Two sets of predictions compared.
 
@@ -80,6 +98,7 @@ class Against:
         cases: those that both have, sorted by id.
         only_first, only_second: cases that only one of them has.
         structures_of_one: structures that only one of them has.
+        pooled: metrics without a value per case: per structure, then the mean where there are several.
     """
 
     first: str
@@ -93,6 +112,7 @@ class Against:
     only_first: tuple[str, ...] = ()
     only_second: tuple[str, ...] = ()
     structures_of_one: tuple[str, ...] = ()
+    pooled: tuple[PooledPair, ...] = ()
 
     def text(self) -> str:
         """Lay out the comparison for the terminal."""
@@ -155,6 +175,10 @@ def compare_tables(
     ]
     judge = _Judge(structures=structures, protocol=PROTOCOLS.get(first.protocol), margin=margin, seed=seed)
     differences = arrays[0] - arrays[1]
+    both = [
+        [_keep_structures(rows[case], [table.structures.index(name) for name in structures]) for case in cases]
+        for table, rows in zip((first, second), rows_of, strict=True)
+    ]
     return Against(
         first=names[0],
         second=names[1],
@@ -167,6 +191,7 @@ def compare_tables(
         only_first=tuple(sorted(set(rows_of[0]) - set(rows_of[1]))),
         only_second=tuple(sorted(set(rows_of[1]) - set(rows_of[0]))),
         structures_of_one=tuple(sorted(set(first.structures) ^ set(second.structures))),
+        pooled=tuple(pair for name in metrics for pair in judge.pooled(name, *both)),
     )
 
 
@@ -196,19 +221,47 @@ class _Judge:
             rows.append(self._row(MEAN, metric, np.stack(parts)[:, present.any(axis=1)], num_one_sided))
         return tuple(rows)
 
+    def pooled(
+        self, metric: str, first: Sequence[CaseMetrics], second: Sequence[CaseMetrics]
+    ) -> tuple[PooledPair, ...]:
+        """Give a metric that has no value per case, of the cases of both; nothing of one that has."""
+        measure = parse_metric(metric)
+        if not measure.metric.pooled:
+            return ()
+        (by_first, mean_first), (by_second, mean_second) = (
+            pooled_averages(rows, [self._counts_in_mean(name) for name in self.structures]) for rows in (first, second)
+        )
+        found = list(zip(self.structures, by_first, by_second, strict=True))
+        if sum(map(self._counts_in_mean, self.structures)) > 1:
+            found.append((MEAN, mean_first, mean_second))
+        return tuple(
+            PooledPair(
+                structure=name,
+                metric=metric,
+                first=None if one is None else one.mean,
+                second=None if other is None else other.mean,
+            )
+            for name, one, other in found
+        )
+
     def _row(self, structure: str, metric: str, pairs: np.ndarray, num_one_sided: int) -> Comparison:
         """Compare what is in both: (2, cases)."""
         first, second = pairs.tolist()
         difference = paired_difference(first, second, self.seed)
         rules = parse_metric(metric).metric
         judged = difference is not None and not rules.unit
+        non_inferior = None
+        if judged:
+            non_inferior = is_non_inferior(
+                first, second, self.margin, rules.better, difference=difference, seed=self.seed
+            )
         return Comparison(
             structure=structure,
             metric=metric,
             first=mean_of(first),
             second=mean_of(second),
             difference=difference,
-            non_inferior=difference.is_non_inferior(self.margin, rules.better) if difference and judged else None,
+            non_inferior=non_inferior,
             num_one_sided=num_one_sided,
         )
 
@@ -252,6 +305,11 @@ def _array(
         if parse_metric(name).metric.better == "zero":
             values[:, :, index] = np.abs(values[:, :, index])
     return values
+
+
+def _keep_structures(row: CaseMetrics, places: Sequence[int]) -> CaseMetrics:
+    """Keep the counts of some structures of a case; a table that has none counts nothing."""
+    return dataclasses.replace(row, counts=tuple(row.counts[place] if row.counts else (0, 0, 0) for place in places))
 
 
 def _case(case: str, differences: np.ndarray) -> CaseDifference:

@@ -6,12 +6,12 @@ from autoseg.data.check_problem import count
 from autoseg.evaluation.against import MEAN, Against, Comparison
 from autoseg.evaluation.metrics import Measure, parse_metric
 from autoseg.evaluation.overlap import align
-from autoseg.evaluation.statistics import NARROW_CASES, NUM_RESAMPLES, Difference
+from autoseg.evaluation.statistics import LEAST_CASES, NARROW_CASES, NUM_RESAMPLES, ROUNDING, Difference
 
 LUCK = 0.05  # the field's convention: a difference that luck gives more often is not called shown
 SHOWN = 5  # cases named in a line; the record has all
 NOTHING = "–"
-VERDICTS = {True: "yes", False: "not shown", None: NOTHING}
+VERDICTS = {True: "yes", False: "not shown", None: "too few cases to tell"}
 
 
 def lay_out(found: Against) -> str:
@@ -26,6 +26,7 @@ def lay_out(found: Against) -> str:
     if chosen is not None:
         lines += ["", _verdict(found, chosen), *_judged(found, chosen)]
         lines += ["", *_extremes(found, chosen)]
+    lines += _pooled(found)
     return "\n".join([*lines, *_left_out(found)])
 
 
@@ -59,15 +60,19 @@ def signed(value: float, digits: int) -> str:
 
 
 def _table(measure: Measure, rows: Sequence[Comparison], margin: float) -> list[str]:
-    digits, unitless = digits_of(measure), not measure.metric.unit
+    digits, judged = digits_of(measure), _is_judged(measure)
     better = {"higher": "higher is better", "lower": "lower is better", "zero": "magnitudes, lower is better"}
     head = f"{title(measure)} ({better.get(measure.metric.better, 'neither is better')})"
-    judged = unitless and measure.metric.better != "neither"
     cells = [("", "A", "B", "A − B", "95 % interval", "p", "cases", *([f"no worse by {margin:g}"] if judged else []))]
     for row in rows:
-        verdict = [VERDICTS[row.non_inferior]] if judged else []
+        verdict = [VERDICTS[row.non_inferior] if row.difference is not None else NOTHING] if judged else []
         cells.append((f"  {row.structure}", *_numbers(row, digits), *verdict))
     return [head, *align(cells)]
+
+
+def _is_judged(measure: Measure) -> bool:
+    """Tell whether the margin, which has no unit, is held against a metric."""
+    return not measure.metric.unit and measure.metric.better != "neither"
 
 
 def _numbers(row: Comparison, digits: int) -> tuple[str, ...]:
@@ -81,8 +86,10 @@ def _numbers(row: Comparison, digits: int) -> tuple[str, ...]:
 
 def _chance(found: Difference, scale: int = 1) -> str:
     """Write p; what is sampled cannot be told below one sample."""
-    below = not found.exact and found.p <= 1 / NUM_RESAMPLES
-    return f"<{scale / NUM_RESAMPLES:g}" if below else f"{scale * found.p:.2g}"
+    if not found.exact and found.p <= 1 / NUM_RESAMPLES:
+        return f"<{scale / NUM_RESAMPLES:g}"
+    value = scale * found.p
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"  # else a hundred would be 1e+02
 
 
 def _verdict(found: Against, index: int) -> str:
@@ -93,9 +100,13 @@ def _verdict(found: Against, index: int) -> str:
     name = f"mean {title(measure)}" if row.structure == MEAN else f"{title(measure)} of {row.structure}"
     if difference.mean == 0 == difference.high:
         return f"A and B have the same {name} in every case."
+    if abs(difference.mean) <= ROUNDING * max(abs(difference.low), abs(difference.high)):
+        return f"A and B have the same {name}: they differ in single cases, but that cancels out."
     higher = difference.mean > 0
     better = "A" if higher == (measure.metric.better == "higher") else "B"
     size = f"{abs(difference.mean):.{digits_of(measure)}f}"
+    if float(size) == 0:
+        size = f"less than {10 ** -digits_of(measure):.{digits_of(measure)}f}"
     luck = f"{_chance(difference, 100)} %"
     if difference.num_cases == 1:
         return f"{better} is better by {size} in {name}, in one case: that says nothing of others."
@@ -111,7 +122,11 @@ def _judged(found: Against, index: int) -> list[str]:
     lines = []
     if row.non_inferior is not None:
         shown = "is shown to be" if row.non_inferior else "is not shown to be"
-        lines.append(f"A {shown} no worse than B by {found.margin:g} (the interval's end on the worse side).")
+        how = "the interval's end on the worse side, and a sign-flip test at 2.5 %"
+        lines.append(f"A {shown} no worse than B by {found.margin:g} ({how}).")
+    elif row.difference is not None and _is_judged(parse_metric(found.metrics[index])):
+        few = f"too few cases to tell; it takes {LEAST_CASES}"
+        lines.append(f"Whether A is no worse than B by {found.margin:g}: {few}.")
     tests = sum(row.difference is not None for rows in found.rows for row in rows)
     if tests > 1:
         lines.append(f"p holds for each row by itself: of {tests} rows, luck alone puts about 1 in 20 below {LUCK:g}.")
@@ -135,6 +150,25 @@ def _extremes(found: Against, index: int) -> list[str]:
             listed = ", ".join(f"{case} {signed(sign * value, digits)}" for value, case in rows[:SHOWN])
             lines.append(f"A furthest {words} ({title(measure)}, in {count(len(rows), 'case')}): {listed}")
     return lines
+
+
+def _pooled(found: Against) -> list[str]:
+    """Name the metrics that have no value per case, with what both sets have of them: a line each."""
+    lines = []
+    for metric in dict.fromkeys(pair.metric for pair in found.pooled):
+        measure = parse_metric(metric)
+        digits = digits_of(measure)
+        pairs = [
+            f"{pair.structure} A {_value(pair.first, digits)}, B {_value(pair.second, digits)}"
+            for pair in found.pooled
+            if pair.metric == metric
+        ]
+        lines.append(f"{title(measure)} has no value per case, so no difference is tested: {'; '.join(pairs)}")
+    return ["", *lines] if lines else []
+
+
+def _value(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def _left_out(found: Against) -> list[str]:

@@ -27,7 +27,7 @@ def average_metric(
     """
     counts_in_mean = [(rules := protocol.structure(name)) is None or rules.in_mean for name in names]
     if measure.metric.pooled:
-        return _pooled(rows, counts_in_mean)
+        return pooled_averages(rows, counts_in_mean)
     values = np.array([[row.values[place][index] for place in range(len(names))] for row in rows], dtype=np.float64)
     values = values.reshape(len(rows), len(names))
     columns = [[None if np.isnan(value) else float(value) for value in column] for column in values.T]
@@ -87,7 +87,13 @@ def pooled_dice(counts: np.ndarray) -> Interval | None:
     return _around(dice, influence, np.array([0.0, 1.0]))
 
 
-def _pooled(rows: Sequence[CaseMetrics], counts_in_mean: Sequence[bool]) -> Averages:
+def pooled_averages(rows: Sequence[CaseMetrics], counts_in_mean: Sequence[bool]) -> Averages:
+    """Give Dice of the voxels of all cases together, per structure and over those that count in the mean.
+
+    Args:
+        rows: the measured cases, with ``counts``.
+        counts_in_mean: per structure.
+    """
     counts = np.array([row.counts for row in rows], dtype=np.float64).reshape(len(rows), len(counts_in_mean), 3)
     by_structure = tuple(pooled_dice(counts[:, place]) for place in range(len(counts_in_mean)))
     chosen = [item for item, counts_in in zip(by_structure, counts_in_mean, strict=True) if counts_in and item]

@@ -26,7 +26,9 @@ class CaseLosses:
     Attributes:
         cases: the highest first.
         patches_per_case: how many patches each number comes from.
+        num_left_out: cases that there was no time for, or whose loss was not finite.
     """
 
     cases: tuple[CaseLoss, ...]
     patches_per_case: int
+    num_left_out: int = 0

@@ -10,7 +10,7 @@ class-specific confidence scores" (Dice from probabilities, one calibration per 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -148,6 +148,8 @@ class Confidence:
         level: share of new cases whose Dice the intervals should hold.
         calibrations: per structure, then of the mean; empty for a fold.
         calibration_errors: per structure, the expected calibration error of its bins; None where they are empty.
+        folds: of what was chosen; empty for a fold, and in files of programs that kept neither folds nor weights.
+        weights: of the configurations, as they were chosen; only their ratio counts. Empty: all alike.
     """
 
     structures: tuple[str, ...]
@@ -157,11 +159,30 @@ class Confidence:
     level: float = LEVEL
     calibrations: tuple[Calibration, ...] = ()
     calibration_errors: tuple[float | None, ...] = ()
+    folds: tuple[int | str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def is_of(self, configurations: Sequence[str], folds: Collection[int | str], weights: Sequence[float]) -> bool:
+        """Tell whether it was learnt from an ensemble, as far as the file says: older ones name configurations only."""
+        if self.configurations != tuple(configurations):
+            return False
+        if not self.folds:
+            return True
+        same_folds = {str(fold) for fold in self.folds} == {str(fold) for fold in folds}
+        own, given = (_shares(item, len(configurations)) for item in (self.weights, weights))
+        return same_folds and np.allclose(own, given, rtol=0, atol=1e-6)
 
     @property
     def of_mean(self) -> Calibration | None:
         """The calibration of the mean, where there is one."""
         return self.calibrations[-1] if self.calibrations else None
+
+
+def _shares(weights: Sequence[float], count: int) -> np.ndarray:
+    """Give the part that each of some configurations has of their mean."""
+    given = np.array(weights if len(weights) == count else [1.0] * count)
+    shares: np.ndarray = given / given.sum()
+    return shares
 
 
 def add_bins(parts: Sequence[Sequence[Sequence[Bin]]]) -> tuple[tuple[Bin, ...], ...]:

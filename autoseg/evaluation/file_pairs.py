@@ -11,7 +11,7 @@ from autoseg.data.parallel import MemoryGate
 from autoseg.errors import ImageError
 from autoseg.evaluation.measure import Ruler
 from autoseg.evaluation.metric_records import CaseMetrics
-from autoseg.evaluation.overlap import CasePrediction, Structure, joint_histogram
+from autoseg.evaluation.overlap import CHUNK_VOXELS, CasePrediction, Structure, joint_histogram
 from autoseg.evaluation.shifts import find_shift
 from planners.labels import Labels
 
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from autoseg.data.image import Image
 
 TABLE_VALUES = 1024  # value ranges up to this are counted without sorting the voxels (assumption: covers label maps)
+MOST_VALUES = 1024
+"""Assumption: more different values than this are the numbers of objects, not classes; no atlas that we know has more.
+Every pair of values is counted, and every value measured."""
 DISPLACEMENT_LIMIT = 0.5  # voxels; beyond half a voxel the two maps do not describe the same points
 BACKGROUND = 0
 
 MAP_BYTES = 4
 """Per voxel, beside the two files' own values: inner class indices of both maps, int16."""
+
+FLOAT_BYTES = 8
+"""Per voxel of a map stored as floats, beside its own: it is turned into int64."""
 
 MASK_BYTES = 24
 """Per voxel, what masks and metrics need beside the maps: 8 for the default ones, 20 lesion-wise, of structures that
@@ -90,7 +96,7 @@ class Comparer:
         """Compare one pair of files.
 
         Raises:
-            ImageError: they cannot be read, or do not belong together.
+            ImageError: they cannot be read, do not belong together, or hold too many values.
         """
         from autoseg.data.io import open_label
 
@@ -99,7 +105,8 @@ class Comparer:
         with gate.hold(self.needed_bytes(prediction, label)):
             label_ZYX = integers(label.read()[0], label_path)
             prediction_ZYX = integers(prediction.read()[0], prediction_path)
-            table = value_table(case, label_ZYX, prediction_ZYX)
+            most = MOST_VALUES if self.labels is None else max(MOST_VALUES, len(self.labels.values))
+            table = value_table(case, label_ZYX, prediction_ZYX, most, (str(label_path), str(prediction_path)))
             self._check_values(table, prediction_path, label_path)
             hint = find_shift(label_ZYX, prediction_ZYX, table) if self._has_no_ignored(table) else ""
             metrics, names = self._measure(table, label_ZYX, prediction_ZYX, label.geometry.spacing_mm, annotated)
@@ -108,7 +115,7 @@ class Comparer:
     def needed_bytes(self, prediction: "Image", label: "Image") -> int:
         """Estimate the memory that comparing two opened files takes."""
         num_voxels = int(np.prod(label.shape))
-        own = prediction.dtype.itemsize + label.dtype.itemsize
+        own = sum(image.dtype.itemsize + FLOAT_BYTES * (image.dtype.kind == "f") for image in (prediction, label))
         return num_voxels * (own + (MAP_BYTES + MASK_BYTES if self.ruler.needs_masks else 0))
 
     def _measure(
@@ -194,7 +201,7 @@ def class_indices(array: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Replace values by their place in ``values``, which holds all that occur."""
     dtype = np.uint8 if len(values) <= 256 else np.int16
     low, high = min(values), max(values)
-    if tuple(values[: high + 1]) == tuple(range(high + 1)) and array.dtype.kind in "iu":
+    if tuple(values) == tuple(range(len(values))) and array.dtype.kind in "iu":
         return array  # values are their own places
     if low >= 0 and high < TABLE_VALUES and array.dtype.kind in "iu":
         table = np.zeros(high + 1, dtype=dtype)
@@ -205,12 +212,23 @@ def class_indices(array: np.ndarray, values: Sequence[int]) -> np.ndarray:
     return order.astype(dtype)[places]
 
 
-def value_table(case: str, label: np.ndarray, prediction: np.ndarray) -> ValueTable:
+def value_table(
+    case: str,
+    label: np.ndarray,
+    prediction: np.ndarray,
+    most_values: int = MOST_VALUES,
+    names: tuple[str, str] = ("the label", "the prediction"),
+) -> ValueTable:
     """Count how often each pair of values meets.
 
     Args:
         case: its id.
         label, prediction: integers, equal shapes; any values.
+        most_values: that each of them may hold.
+        names: of label and prediction, for messages.
+
+    Raises:
+        ImageError: one holds more values.
     """
     ends = [int(end) for array in (label, prediction) for end in (array.min(), array.max())]
     low, high = min(ends), max(ends)
@@ -220,10 +238,45 @@ def value_table(case: str, label: np.ndarray, prediction: np.ndarray) -> ValueTa
         rows, columns = np.flatnonzero(counts.any(axis=1)), np.flatnonzero(counts.any(axis=0))
         label_values, predicted_values, counts = values[rows], values[columns], counts[np.ix_(rows, columns)]
     else:
-        label_values, row = np.unique(label, return_inverse=True)
-        predicted_values, column = np.unique(prediction, return_inverse=True)
-        counts = np.bincount(
-            row.reshape(-1) * len(predicted_values) + column.reshape(-1),
-            minlength=len(label_values) * len(predicted_values),
-        ).reshape(len(label_values), len(predicted_values))
+        label_values, predicted_values = (
+            _values_of(array, most_values, name) for array, name in zip((label, prediction), names, strict=True)
+        )
+        counts = _count_pairs(label, prediction, label_values, predicted_values)
     return ValueTable(case, tuple(label_values.tolist()), tuple(predicted_values.tolist()), counts)
+
+
+def too_many_values(what: str, most: int) -> str:
+    """Say that something holds too many values, and what to do."""
+    return (
+        f"{what} more than {most} different values, too many for classes. If these are numbers of objects, measure "
+        "with --task instance; else declare the classes in dataset.json"
+    )
+
+
+def _values_of(array: np.ndarray, most: int, name: str) -> np.ndarray:
+    """Give the values that occur, ascending, without sorting all voxels at once.
+
+    Raises:
+        ImageError: there are more than ``most``.
+    """
+    flat = array.reshape(-1)
+    found = np.empty(0, dtype=array.dtype)
+    for start in range(0, flat.size, CHUNK_VOXELS):
+        found = np.union1d(found, flat[start : start + CHUNK_VOXELS])
+        if len(found) > most:
+            raise ImageError(too_many_values(f"{name} holds", most))
+    return found
+
+
+def _count_pairs(
+    label: np.ndarray, prediction: np.ndarray, label_values: np.ndarray, predicted_values: np.ndarray
+) -> np.ndarray:
+    """Count how often pairs of any values meet, a chunk of voxels at a time: (label values, predicted values)."""
+    shape = len(label_values), len(predicted_values)
+    counts = np.zeros(shape[0] * shape[1], dtype=np.int64)
+    labels, predictions = label.reshape(-1), prediction.reshape(-1)
+    for start in range(0, labels.size, CHUNK_VOXELS):
+        rows = np.searchsorted(label_values, labels[start : start + CHUNK_VOXELS])
+        columns = np.searchsorted(predicted_values, predictions[start : start + CHUNK_VOXELS])
+        counts += np.bincount(rows * shape[1] + columns, minlength=counts.size)
+    return counts.reshape(shape)

@@ -8,7 +8,14 @@ from typing import Any
 from autoseg.data.check_problem import count
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
 from autoseg.errors import AutosegError, DatasetError, OptionError
-from autoseg.evaluation.file_pairs import BACKGROUND, ComparedCase, Comparer, value_table
+from autoseg.evaluation.file_pairs import (
+    BACKGROUND,
+    MOST_VALUES,
+    ComparedCase,
+    Comparer,
+    too_many_values,
+    value_table,
+)
 from autoseg.evaluation.measure import Ruler, tabulate
 from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
 from autoseg.evaluation.metrics import parse_metrics
@@ -294,10 +301,16 @@ def _compare_all(
 
 
 def _values(compared: Sequence[ComparedCase], comparer: Comparer) -> tuple[int, ...]:
-    """Give the values of all classes, background first: the declared ones, or those that occur."""
+    """Give the values of all classes, background first: the declared ones, or those that occur.
+
+    Raises:
+        DatasetError: too many occur.
+    """
     if comparer.labels is not None:
         return comparer.labels.values
     found = sorted({value for item in compared for value in item.table.values})
+    if len(found) > MOST_VALUES:
+        raise DatasetError(too_many_values("labels and predictions of all cases hold", MOST_VALUES))
     background = BACKGROUND if BACKGROUND in found else found[0]
     return (background, *(value for value in found if value != background))
 

@@ -18,7 +18,7 @@ from autoseg.evaluation.contingency import (
     joined,
     object_classes,
 )
-from autoseg.evaluation.file_pairs import check_grids, integers
+from autoseg.evaluation.file_pairs import FLOAT_BYTES, check_grids, integers
 from autoseg.evaluation.instance_metrics import CURVE, InstanceMeasure, InstanceProtocol
 from autoseg.evaluation.instance_records import ALL_OBJECTS, ObjectScores
 from autoseg.evaluation.matching import Parts, match
@@ -26,7 +26,6 @@ from autoseg.evaluation.matching import Parts, match
 if TYPE_CHECKING:
     from autoseg.data.image import Image
 
-FLOAT_BYTES = 8  # per voxel of a map stored as floats: it is turned into int64
 LARGEST_ID = 2**63 - 1  # of int64, in which ids are counted
 PIECES = 3
 """An image with one object of so many pieces looks like a mask of all objects (assumption: a single object that

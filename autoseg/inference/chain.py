@@ -1,6 +1,7 @@
 """The steps of a prediction: every configuration that takes part, those that feed a cascade before the cascade."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,12 @@ import torch
 from torch import nn
 
 from autoseg.compute import Compute
+from autoseg.inference.each_memory import EachNetwork, check_room
 from autoseg.inference.export import LogitsPart
 from autoseg.inference.model import Selection, Trained, group_folds, load_networks
 from autoseg.inference.previous import previous_segmentation
 from autoseg.inference.sliding_window import WindowOptions, predict_each
+from autoseg.inference.windows import lay_windows
 from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.preprocess import PreprocessedCase, preprocess_case
 from autoseg.targets import Target, make_target
@@ -104,7 +107,12 @@ class Chain:
 
         Returns:
             One part per configuration of the ensemble, its folds averaged.
+
+        Raises:
+            ImageError: as of ``check_room_for_each``.
         """
+        if each:
+            self.check_room_for_each(prepared)
         parts: dict[int, LogitsPart] = {}
         previous: dict[int, np.ndarray] = {}
         for place, (step, case) in enumerate(zip(self.steps, prepared, strict=True)):
@@ -116,6 +124,21 @@ class Chain:
         if not self.weights:
             return [parts[index] for index in sorted(parts)]
         return [dataclasses.replace(parts[index], weight=self.weights[index]) for index in sorted(parts)]
+
+    def check_room_for_each(self, prepared: Sequence[PreprocessedCase]) -> None:
+        """Refuse an image of which main memory cannot keep what every network of the ensemble says alone.
+
+        Raises:
+            ImageError: it cannot; the message says how much is needed and how much is free.
+        """
+        steps = []
+        for step, case in zip(self.steps, prepared, strict=True):
+            if step.members:
+                extents = [lay_windows(case.grid.shape, own).extent for own, _ in step.groups]
+                voxels = step.configuration.target.num_outputs * max(map(math.prod, extents))
+                groups, count = len(step.groups), len(step.networks)
+                steps.append(EachNetwork(num_networks=count, num_groups=groups, voxels=voxels))
+        check_room(steps, sums_on_host=not self.compute.device.startswith("cuda"))
 
     def _run(
         self, step: Step, case: PreprocessedCase, previous_ZYX: np.ndarray | None, what: str | None, *, each: bool

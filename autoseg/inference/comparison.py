@@ -63,6 +63,12 @@ def read_label_and_spacing(files: CaseFiles, plan: Plan) -> tuple[np.ndarray, tu
     return plan.labels.encode(opened.read()[0]), opened.geometry.spacing_mm
 
 
+def largest_slab(part: LogitsPart) -> int:
+    """Give the bytes of a slab of logits: a single slice of many classes is larger than a slab is meant to be."""
+    slices = [math.prod(shape[1:]) for shape in (part.grid.shape, part.grid.shape_after_crop)]
+    return max(SLAB_BYTES, 4 * len(part.logits_KZYX) * max(slices))
+
+
 class Comparison:
     """The candidates of one run, and how to read what each of them predicts out of fold.
 
@@ -159,7 +165,7 @@ class Comparison:
         parts, files = self.parts(names, fold, case_id), self.files[case_id]
         voxels = math.prod(parts[0].grid.shape_before_crop)
         # A label of eight bytes a voxel while it is encoded, twice; per configuration a slab and its steps of work.
-        with gate.hold(16 * voxels + 6 * SLAB_BYTES * len(parts)):
+        with gate.hold(16 * voxels + sum(6 * largest_slab(part) for part in parts)):
             label = read_label(files, self.plan)
             histograms = count_ensembles(parts, wanted, self.target(names[0]), self.plan, label)
         structures = structures_of(self.plan.labels)

@@ -14,7 +14,7 @@ import numpy as np
 
 from autoseg.errors import RunFolderError
 from autoseg.evaluation.calibration import bin_structure, expected_calibration_error
-from autoseg.evaluation.confidence import EMPTY_BINS, Bin, CaseConfidence, Confidence, add_bins
+from autoseg.evaluation.confidence import NUM_BINS, Bin, CaseConfidence, Confidence, add_bins
 from autoseg.evaluation.dice_calibration import calibrate
 from autoseg.evaluation.overlap import Scores, structures_of
 from autoseg.evaluation.selection import Choice
@@ -65,13 +65,15 @@ class ConfidenceWatcher:
             for item in self.structures
         ]
         self._sums: dict[int, np.ndarray] = {}  # by the first slice of the slab, so that threads add up to the same
-        self._bins: dict[int, list[tuple[Bin, ...]]] = {}
+        self._bins = np.zeros((len(self.structures), NUM_BINS, 3))
+        self._waiting: dict[int, tuple[int, np.ndarray]] = {}  # bins of slabs that came before those in front of them
+        self._next = 0
         self._lock = threading.Lock()
 
     def __call__(self, slab: Slab) -> None:
         """Add a slab."""
         sums = np.zeros((len(self.structures), 3))
-        bins = [EMPTY_BINS] * len(self.structures)
+        bins = np.zeros_like(self._bins)
         label = None if self.label is None else slab.look_at(self.label)
         annotated = None if label is None or self.ignore is None else label != self.ignore
         for index, (structure, outputs) in enumerate(zip(self.structures, self.outputs, strict=True)):
@@ -80,18 +82,28 @@ class ConfidenceWatcher:
             inside = probability[predicted]
             sums[index] = probability.sum(dtype=np.float64), inside.sum(dtype=np.float64), inside.size
             if label is not None and self.counted[index]:
-                bins[index] = bin_structure(probability, _is_one_of(label, structure.classes), annotated)
+                found = bin_structure(probability, _is_one_of(label, structure.classes), annotated)
+                bins[index] = [(item.count, item.confidence, item.correct) for item in found]
         with self._lock:
-            self._sums[slab.start], self._bins[slab.start] = sums, bins
+            self._sums[slab.start], self._waiting[slab.start] = sums, (slab.stop, bins)
+            while self._next in self._waiting:  # in the order of the slabs, so that threads add up to the same
+                self._next, bins = self._waiting.pop(self._next)
+                self._bins += bins
 
     def result(self) -> WatchedCase:
         """Sum up all slabs."""
+        assert not self._waiting, "a slab was never shown"
         order = sorted(self._sums)
         rows = zip(*(self._sums[start].tolist() for start in order), strict=True)
         sums = [[math.fsum(values) for values in zip(*row, strict=True)] for row in rows]
         return WatchedCase(
             expected_dice=tuple(2 * inside / (total + count) if count else None for total, inside, count in sums),
-            bins=add_bins([self._bins[start] for start in order]),
+            bins=tuple(
+                tuple(
+                    Bin(count=int(count), confidence=confidence, correct=int(right)) for count, confidence, right in row
+                )
+                for row in self._bins.tolist()
+            ),
         )
 
 
@@ -156,7 +168,9 @@ def keep_confidence(
         if item.case in rows
     )
     calibrations, compared = calibrate(found.structures, cases)
-    kept = dataclasses.replace(found, cases=compared, calibrations=calibrations)
+    kept = dataclasses.replace(
+        found, cases=compared, calibrations=calibrations, weights=choice.weights, folds=choice.folds
+    )
     run.write(kept, run.confidence_file)
     say(f"  predicted Dice: {calibrations[-1].text()}")
     return kept

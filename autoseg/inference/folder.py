@@ -1,5 +1,6 @@
 """Segment many images into a folder: skip what is done, finish what can be done, and say what could not."""
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,8 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from autoseg.data.cases import Case
-from autoseg.data.folders import MAP_SUFFIXES
-from autoseg.data.io import Geometry, open_image, output_ending, write_segmentation
+from autoseg.data.folders import MAP_SUFFIXES, some, without_maps
+from autoseg.data.io import (
+    READERS,
+    Geometry,
+    image_ending,
+    image_stem,
+    open_image,
+    output_ending,
+    write_segmentation,
+)
 from autoseg.errors import ImageError, OptionError, RunFolderError
 from autoseg.evaluation.run_facts import facts_of_run
 from autoseg.inference.confidence import ConfidenceWatcher
@@ -82,6 +91,7 @@ class FolderJob:
             self.maps = MAP_SUFFIXES if predictor.num_networks > 1 else MAP_SUFFIXES[:1]
         self.quality = QualityFile(output, predictor.judge)
         self.notes: Counter[str] = Counter()
+        self._written, self._num_unwritten = threading.Condition(), 0
 
     def run(self, cases: Sequence[Case], incomplete: Mapping[str, str]) -> list[Path]:
         """Segment the cases; give their files, those that were there already included.
@@ -150,25 +160,57 @@ class FolderJob:
             labels={item.name: item.value for item in self.predictor.plan.labels.classes},
             facts=facts_of_run(self.predictor.run).facts,
         )
-        found = self._record()
-        present = [self._file(case) for case in cases if self._file(case).exists()]
-        if found is not None and found.digest != wanted.digest and present:
-            if not (self.overwrite or self.replace_older):
-                raise OptionError(
-                    f"{self.output} holds {len(present)} predictions of another model, or of this one before it was "
-                    f"changed ({found.model}, {found.networks}). Give another folder, or add --overwrite"
-                )
-            for case in cases:  # or a kill would leave old predictions under the new record
-                for path in (self._file(case), *(self._map_file(case, suffix) for suffix in MAP_SUFFIXES)):
-                    path.unlink(missing_ok=True)
-            self.quality.forget(case.id for case in cases)
+        whose = self._other_model(wanted)
+        if whose is not None:
+            self._make_way(cases, inputs, whose)
         write_atomic(self.output / RECORD, records.dumps(wanted))
 
-    def _record(self) -> PredictionsRecord | None:
-        try:
-            return records_from(PredictionsRecord, self.output / RECORD)
-        except RunFolderError:
+    def _other_model(self, wanted: PredictionsRecord) -> str | None:
+        """Say which other model the folder's record names; None where there is no record, or it is this model's."""
+        if not (self.output / RECORD).exists():
             return None
+        try:
+            found = records_from(PredictionsRecord, self.output / RECORD)
+        except RunFolderError:
+            return f"its {RECORD} cannot be read"
+        return None if found.digest == wanted.digest else f"{found.model}, {found.networks}"
+
+    def _make_way(self, cases: Sequence[Case], inputs: set[Path], whose: str) -> None:
+        """Take another model's predictions away before this one's record is written, or refuse.
+
+        One record stands for the whole folder, so it may not be written while predictions stay that are not made again.
+        What ``quality.json`` does not name may be the user's own and is never deleted, but where it is made again.
+
+        Raises:
+            OptionError: there are such predictions, and they may not be replaced, or some would stay.
+        """
+        own = {self._file(case) for case in cases}
+        again = [path for path in sorted(own) if path.exists()]
+        passed = own | {self._map_file(case, suffix) for case in cases for suffix in MAP_SUFFIXES}
+        others = [path for path in list_segmentations(self.output) if path not in passed]
+        others = [path for path in others if path.resolve() not in inputs]
+        named = [path for path in others if image_stem(path) in self.quality]
+        if self.output.resolve() in {path.parent for path in inputs}:
+            others = named  # what else lies there cannot be told from images
+        if not self.replace_older and (others or (again and not self.overwrite)):
+            stay = (
+                f", {len(others)} of them not of the images given ({some([path.name for path in others])}): they would "
+                "stay beside those of this model. Give another folder, or move them away"
+            )
+            raise OptionError(
+                f"{self.output} holds {len(again) + len(others)} predictions of another model, or of this one before "
+                f"it was changed ({whose}){stay if others else '. Give another folder, or add --overwrite'}"
+            )
+        for path in (*named, *own):  # now, or a kill would leave old predictions under the new record
+            _remove(path)
+        self.quality.forget()
+        if named:
+            say(
+                f"  {len(named)} older predictions of images that are not given any more are removed from {self.output}"
+            )
+        if len(others) > len(named):
+            unknown = [path.name for path in others if path not in named]
+            say(f"  {self.output} holds files that are not known to be this model's; left as they are: {some(unknown)}")
 
     def _read(self, case: Case) -> tuple["_About", list[PreprocessedCase]]:
         image = open_image(case.images)
@@ -180,11 +222,30 @@ class FolderJob:
 
     def _work(self, loaded: tuple["_About", list[PreprocessedCase]]) -> tuple["_About", list[LogitsPart]]:
         about, prepared = loaded
-        return about, self.predictor.logits(prepared, each=len(self.maps) > 1)
+        each = len(self.maps) > 1
+        if each:
+            try:
+                self.predictor.chain.check_room_for_each(prepared)
+            except ImageError:  # perhaps it fits once the last image is out of memory; if not, it is said below
+                with self._written:
+                    self._written.wait_for(lambda: self._num_unwritten == 0)
+        parts = self.predictor.logits(prepared, each=each)
+        with self._written:
+            self._num_unwritten += 1
+        return about, parts
 
     def _write(self, case: Case, result: tuple["_About", list[LogitsPart]]) -> None:
-        """Write the segmentation last: where it stands, all that belongs to it does."""
         about, parts = result
+        try:
+            self._write_all(case, about, parts)
+        finally:
+            parts.clear()  # whoever still holds the list
+            with self._written:
+                self._num_unwritten -= 1
+                self._written.notify()
+
+    def _write_all(self, case: Case, about: "_About", parts: list[LogitsPart]) -> None:
+        """Write the segmentation last: where it stands, all that belongs to it does."""
         predictor = self.predictor
         confidence = ConfidenceWatcher(predictor.target, predictor.plan.labels) if predictor.target.pointwise else None
         maps = UncertaintyWatcher(parts, predictor.target, predictor.plan.axis_order) if self.maps else None
@@ -202,6 +263,23 @@ class FolderJob:
         watched = None if confidence is None else confidence.result()
         self.quality.add(predictor.judge.rate(case.id, watched, about.warnings))
         write_segmentation(self._file(case), segmentation, about.geometry)
+
+
+def list_segmentations(folder: Path) -> list[Path]:
+    """List the files of a folder that may be segmentations; maps of uncertainty beside one are none."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and image_ending(path) in READERS]
+    cases = without_maps({image_stem(path): path for path in found})
+    return [path for path in found if image_stem(path) in cases and not path.name.startswith(".")]
+
+
+def _remove(segmentation: Path) -> None:
+    """Remove a segmentation after all that belongs to it."""
+    stem, ending = image_stem(segmentation), image_ending(segmentation)
+    for name in (f"{stem}{PROBABILITIES_ENDING}", *(f"{stem}{suffix}{ending}" for suffix in MAP_SUFFIXES)):
+        segmentation.with_name(name).unlink(missing_ok=True)
+    segmentation.unlink(missing_ok=True)
 
 
 class _About(NamedTuple):

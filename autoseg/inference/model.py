@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from autoseg.evaluation.weights import weights_text
 from autoseg.networks import build_network, load_weights, put_weights
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, records_from
 from planners import records
+from planners.identity import identity_json
 from planners.plan import Configuration, Plan
 
 
@@ -226,10 +228,10 @@ def digest_of(selection: Selection, plan: Plan) -> str:
     return records.digest([*parts, *_identity(selection.previous)] if selection.previous else parts)
 
 
-def _identity(trained: Sequence[Trained]) -> tuple[list[Configuration], list[str]]:
+def _identity(trained: Sequence[Trained]) -> tuple[Any, list[str]]:
     weights = []
     for _, folds in trained:
         for fold in folds:
             with fold.weights_last.open("rb") as file:
                 weights.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return [configuration for configuration, _ in trained], weights
+    return identity_json([configuration for configuration, _ in trained]), weights

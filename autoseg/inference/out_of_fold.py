@@ -5,10 +5,12 @@ logits too (``kept_logits``), so that ensembles can be judged; they are deleted 
 """
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoseg.data.io import open_label, output_ending
 from autoseg.data.parallel import MemoryGate, for_each_case
+from autoseg.errors import RunFolderError
 from autoseg.evaluation.measure import ruler_for, tabulate
 from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
 from autoseg.evaluation.overlap import CasePrediction, Scores
@@ -44,14 +46,15 @@ def choose_for_run(run: RunFolder) -> Choice:
     """Compare all trained configurations and their ensembles out of fold, choose, and measure what was chosen.
 
     Writes ``choice.json``, ``scores.json``, ``confidence.json`` and ``metrics.json``. What was chosen from the very
-    same folds is kept, and only what is missing is made.
+    same folds is kept, and only what is missing is made; without its ``scores.json`` it is made anew.
     """
     record, plan = run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file)
     made_from = _made_from(run, record)
-    if run.choice_file.exists() and record.made_from.get(MADE_FROM) == made_from:
+    kept = _kept_scores(run, record, made_from)
+    if kept is not None:
         choice = run.read(Choice, run.choice_file)
-        if len(choice.configurations) == 1 and not run.confidence_file.exists() and run.scores_file.exists():
-            keep_confidence(run, plan, choice, run.read(Scores, run.scores_file))
+        if len(choice.configurations) == 1 and not run.confidence_file.exists():
+            keep_confidence(run, plan, choice, kept)
     else:
         comparison = Comparison(run, record, plan)
         choice, scores = comparison.choose()
@@ -59,27 +62,40 @@ def choose_for_run(run: RunFolder) -> Choice:
         run.write(choice, run.choice_file)
         keep_confidence(run, plan, choice, scores, comparison.watched if len(choice.configurations) > 1 else None)
         # Only now: after a kill before this, all is made again, for which the logits are still there.
-        _note(run, MADE_FROM, made_from)
-        _note(run, run.out_of_fold.name, _ensemble_digest(choice))
+        # Both at once: an ensemble whose predictions nobody vouches for would never be measured.
+        _note(run, {MADE_FROM: made_from, run.out_of_fold.name: _ensemble_digest(choice)})
     for reason in choice.reasons:
         say(f"  {reason.about.removeprefix('choice.')}: {reason.because}")
         run.log("decision", about=reason.about, rule=reason.rule, because=reason.because)
-    for name, fold in itertools.product(record.configurations, record.folds):
-        validation = run.fold(name, fold).validation
-        for path in (*validation.glob(f"*{LOGITS_ENDING}"), *validation.glob(OLDER_LOGITS)):
+    for ending in (f"*{LOGITS_ENDING}", OLDER_LOGITS):  # of all folds: also of those that the run trains no more
+        for path in run.root.glob(f"folds/*/fold_*/validation/{ending}"):
             path.unlink()
     _measure_if_missing(run, plan, choice)
     return choice
 
 
 def choice_is_current(run: RunFolder) -> bool:
-    """Tell whether ``choice.json`` was made from the very folds that the run trains now, as they are."""
+    """Tell whether ``choice.json`` was made from the very folds that the run trains now, as they are.
+
+    Its ``scores.json`` must be there too: it is written with the choice, and ensembles are scored from logits that the
+    folds leave only as long as the choice is not current.
+    """
     record = run.read(RunRecord, run.run_file)
     try:
         made_from = _made_from(run, record)
     except FileNotFoundError:  # of a fold that is to be trained yet
         return False
-    return run.choice_file.exists() and record.made_from.get(MADE_FROM) == made_from
+    return _kept_scores(run, record, made_from) is not None
+
+
+def _kept_scores(run: RunFolder, record: RunRecord, made_from: str) -> Scores | None:
+    """Read the scores of a choice that was made from these very folds; None where it is to be made anew."""
+    if not run.choice_file.exists() or record.made_from.get(MADE_FROM) != made_from:
+        return None
+    try:
+        return run.read(Scores, run.scores_file)
+    except RunFolderError:
+        return None
 
 
 def _made_from(run: RunFolder, record: RunRecord) -> str:
@@ -90,8 +106,8 @@ def _made_from(run: RunFolder, record: RunRecord) -> str:
     return records.digest(folds)
 
 
-def _note(run: RunFolder, what: str, digest: str) -> None:
-    run.change_record(made_from={**run.read(RunRecord, run.run_file).made_from, what: digest})
+def _note(run: RunFolder, digests: Mapping[str, str]) -> None:
+    run.change_record(made_from={**run.read(RunRecord, run.run_file).made_from, **digests})
 
 
 def _ensemble_digest(choice: Choice) -> str:
@@ -117,7 +133,7 @@ def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
             say(f"  {METRICS}: not made; the out-of-fold predictions of {name} are not kept")
         return
     run.write(_measure(plan, choice, places), run.metrics_file)
-    _note(run, METRICS, digest)
+    _note(run, {METRICS: digest})
 
 
 def _chosen_predictions(comparison: Comparison, choice: Choice) -> dict[str, tuple[Path, CaseFiles]]:

@@ -102,10 +102,9 @@ class QualityFile:
     def __contains__(self, case: str) -> bool:
         return case in self._cases
 
-    def forget(self, cases: Iterable[str]) -> None:
+    def forget(self) -> None:
         """Drop what another model has said."""
-        for case in cases:
-            self._cases.pop(case, None)
+        self._cases.clear()
 
     def begin(self, kept: Iterable[str]) -> None:
         """Write the file; predictions that were there already and of which it says nothing are noted as not judged."""
@@ -183,8 +182,15 @@ def _confidence_of(run: RunFolder, selection: Selection) -> Confidence | None:
         if run.confidence_file.exists():
             say(f"  no Dice is predicted: {fault}")
         return None
-    names = tuple(configuration.name for configuration, _ in selection.folds)
-    return found if found.configurations == names and found.calibrations else None
+    names = [configuration.name for configuration, _ in selection.folds]
+    folds = [{fold.root.name.removeprefix("fold_") for fold in trained} for _, trained in selection.folds]
+    if not all(found.is_of(names, item, selection.weights) for item in folds):
+        say(
+            f"  no Dice is predicted: {run.confidence_file.name} was learnt from other configurations, folds or "
+            "weights than those that segment now (choice.json was changed since)"
+        )
+        return None
+    return found if found.calibrations else None
 
 
 def _familiarity_of(run: RunFolder, plan: Plan, configurations: Sequence[Configuration]) -> Familiarity | None:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.errors import DeviceError, ModelError
+from autoseg.inference.each_memory import EachNetwork, fits_together
 from autoseg.inference.windows import STEP, WindowLayout, gaussian, lay_windows, mirrored_forms
 from autoseg.progress import meter, say
 from planners.plan import Configuration
@@ -56,7 +58,8 @@ class WindowOptions:
         flip: turns the maps (K, spatial axes) of a mirrored window back; a target whose maps are more than scalars
             (vectors, affinities) brings its own.
         batch_voxels: voxels of one batch, or None for what suits the device.
-        each: keep what every network says alone (``predict_each``); takes a float32 map per network meanwhile.
+        each: keep what every network says alone (``predict_each``); takes a float32 map per network meanwhile,
+            or twice the time where memory does not hold them (``each_memory``).
     """
 
     mirror: bool = True
@@ -151,15 +154,43 @@ class _Passes:
         self, layout: WindowLayout, image_CZYX: Tensor, previous_ZYX: Tensor | None, what: str | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Give the weighted mean of all passes on the image's grid, in main memory; and that of every network alone."""
-        num_outputs = self.configuration.target.num_outputs
-        num_sums = 1 + (len(self.networks) if self.options.each else 0)
-        place = self._place_of_sums(layout, image_CZYX, num_outputs * num_sums)
-        inputs = _Inputs(self.configuration, layout, image_CZYX, previous_ZYX, place)
+        seen, count = _Seen(layout, image_CZYX, previous_ZYX), len(self.networks)
+        together = self.options.each and self._fits_together(seen)
+        sums = self._sums(self.networks, seen, what, each=together)
+        mean = self._weighted(sums[0], seen).to("cpu").contiguous()
+        alone = []
+        while len(sums) > 1:  # one network at a time: its sums are given back as soon as they are rounded
+            alone.append(_half(self._weighted(sums.pop(1), seen, count)))
+        if together or not self.options.each or not bool(torch.isfinite(mean).all()):
+            return mean, alone
+        sums.clear()
+        say(f"  {self.configuration.name}: memory holds no sums of {count} networks at once; one after the other")
+        for number, network in enumerate(self.networks, 1):
+            (own,) = self._sums([network], seen, what and f"{what}, network {number} of {count}")
+            alone.append(_half(self._weighted(own, seen, count)))
+            del own
+        return mean, alone
+
+    def _fits_together(self, seen: "_Seen") -> bool:
+        """Tell whether the sums of all networks at once fit, on the device or in main memory."""
+        num_outputs, count = self.configuration.target.num_outputs, len(self.networks)
+        if self._place_of_sums(seen, num_outputs * (1 + count)).type != "cpu":
+            return True
+        return fits_together(EachNetwork(num_networks=count, voxels=num_outputs * math.prod(seen.layout.extent)))
+
+    def _sums(
+        self, networks: Sequence[nn.Module], seen: "_Seen", what: str | None, *, each: bool = False
+    ) -> list[Tensor]:
+        """Add up the weighted logits of all passes over the windows' extent: of all networks, then of each."""
+        layout, num_outputs = seen.layout, self.configuration.target.num_outputs
+        num_sums = 1 + (len(networks) if each else 0)
+        place = self._place_of_sums(seen, num_outputs * num_sums)
+        inputs = _Inputs(self.configuration, *seen, place)
         sums = [torch.zeros((num_outputs, *layout.extent), device=place) for _ in range(num_sums)]
         weight_ZYX = (gaussian(layout.output) / (len(self.forms) * len(self.networks))).to(place)
         passes = [(start, form) for start in layout.windows for form in self.forms]
         tick = meter(len(passes), what) if what else None
-        for part, answers in self._answers(inputs, passes):
+        for part, answers in self._answers(networks, inputs, passes, each=each):
             for sum_KZYX, logits in zip(sums, answers, strict=True):
                 for (start, form), logits_K in zip(part, logits.to(place), strict=True):
                     turned = self.options.flip(logits_K, form)
@@ -169,15 +200,17 @@ class _Passes:
                 tick(len(part))
         if tick:
             tick(0)
-        inside, total = (slice(None), *layout.crop), layout.total_weight()[layout.crop].to(place)
-        mean = sums[0][inside].div_(total).to("cpu").contiguous()
-        alone = []
-        while len(sums) > 1:  # one network at a time: its sums are given back as soon as they are rounded
-            own = sums.pop(1)[inside].div_(total / len(self.networks))
-            alone.append(own.clamp_(-LARGEST_HALF, LARGEST_HALF).half().to("cpu").contiguous())
-        return mean, alone
+        return sums
 
-    def _answers(self, inputs: "_Inputs", passes: list["_Pass"]) -> Iterator[tuple[list["_Pass"], list[Tensor]]]:
+    @staticmethod
+    def _weighted(sum_KZYX: Tensor, seen: "_Seen", share: int = 1) -> Tensor:
+        """Divide sums by their weights, in place, where the image is; give that part."""
+        total = seen.layout.total_weight()[seen.layout.crop].to(sum_KZYX.device)
+        return sum_KZYX[(slice(None), *seen.layout.crop)].div_(total / share)
+
+    def _answers(
+        self, networks: Sequence[nn.Module], inputs: "_Inputs", passes: list["_Pass"], *, each: bool
+    ) -> Iterator[tuple[list["_Pass"], list[Tensor]]]:
         """Run the passes in order, as many at once as memory holds; give each batch with its logits (float32).
 
         The first are those of all networks added up; after them, if asked for, come those of each.
@@ -189,28 +222,28 @@ class _Passes:
             most = min(self.batch, len(passes) - done)
             part = passes[done : done + 2 ** (most.bit_length() - 1)]
             try:
-                answers = self._forward([inputs.window(start, form) for start, form in part])
+                answers = self._forward(networks, [inputs.window(start, form) for start, form in part], each=each)
             except torch.OutOfMemoryError:
                 self._halve(len(part), inputs.patch)
                 continue
             yield part, answers
             done += len(part)
 
-    def _forward(self, windows: list[Tensor]) -> list[Tensor]:
+    def _forward(self, networks: Sequence[nn.Module], windows: list[Tensor], *, each: bool) -> list[Tensor]:
         batch = computing.place(torch.stack(windows), self.compute)
-        each: list[Tensor] = []
+        single: list[Tensor] = []
         with computing.autocast(self.compute):
             total: Tensor | None = None
-            for network in self.networks:
+            for network in networks:
                 logits = network(batch)[0]
-                if self.options.each:
-                    each.append(logits.float().clone())
+                if each:
+                    single.append(logits.float().clone())
                 if total is None:
                     total = logits.float()
                 else:
                     total += logits
         assert total is not None, "at least one network"
-        return [total, *each]
+        return [total, *single]
 
     def _halve(self, tried: int, patch: tuple[int, ...]) -> None:
         if tried == 1:
@@ -222,13 +255,25 @@ class _Passes:
         torch.cuda.empty_cache()
         self.batch = max(tried // 2, 1)
 
-    def _place_of_sums(self, layout: WindowLayout, image_CZYX: Tensor, num_outputs: int) -> torch.device:
+    def _place_of_sums(self, seen: "_Seen", num_outputs: int) -> torch.device:
         """Keep image and sums on the device where they leave room for the network, else in main memory."""
         device = torch.device(self.compute.device)
         if device.type != "cuda":
             return torch.device("cpu")
-        needed = 4 * (math.prod(layout.extent) * (num_outputs + 1) + math.prod(image_CZYX.shape))
+        needed = 4 * (math.prod(seen.layout.extent) * (num_outputs + 1) + math.prod(seen.image_CZYX.shape))
         return device if needed < GPU_KEEP_FREE * torch.cuda.mem_get_info(device)[0] else torch.device("cpu")
+
+
+class _Seen(NamedTuple):
+    """What all passes of one image share."""
+
+    layout: WindowLayout
+    image_CZYX: Tensor
+    previous_ZYX: Tensor | None
+
+
+def _half(logits: Tensor) -> Tensor:
+    return logits.clamp_(-LARGEST_HALF, LARGEST_HALF).half().to("cpu").contiguous()
 
 
 class _Inputs:

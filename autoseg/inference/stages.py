@@ -55,6 +55,7 @@ def work_through(
                 loaded = None
                 faults.collect(behind)
                 behind = _Pending(case_id, writer.submit(write, case, result)) if result is not None else None
+                result = None  # or it would stay in memory while the next is worked on, written or not
             faults.collect(behind)
         finally:
             reader.shutdown(wait=False, cancel_futures=True)

@@ -12,9 +12,13 @@ from autoseg.report.material import FoldMaterial, Material
 EVENTS = {
     "non-finite-loss": "training steps skipped, because their loss was not finite",
     "recovered": "training went back to the last saved weights",
-    "out-of-memory": "memory ran out, and a smaller step was taken",
+    "step-down": "a smaller step was taken, because memory did not suffice",
+    "logger": "a logger was left out",
 }
-"""Events of ``log.jsonl`` that a reader should know of."""
+"""Events of ``log.jsonl`` that a reader should know of, counted."""
+
+TOLD = ("first-loss", "collapse", "missed")
+"""Events that are told in their own words (``because``)."""
 
 
 def time_rows(material: Material) -> tuple[tuple[str, ...], ...]:
@@ -147,11 +151,13 @@ def fact_rows(material: Material) -> tuple[tuple[str, str], ...]:
 
 
 def event_rows(material: Material) -> tuple[str, ...]:
-    """Count the events of the log that a reader should know of."""
+    """Tell or count the events of the log that a reader should know of."""
     found = [str(row.get("event")) for row in material.log]
-    return tuple(
+    told = (str(row["because"]) for row in material.log if row.get("event") in TOLD and row.get("because"))
+    counted = (
         f"{text}: {_count(found.count(name), 'time')}; see log.jsonl" for name, text in EVENTS.items() if name in found
     )
+    return (*dict.fromkeys(told), *counted)
 
 
 def headline(material: Material) -> str:

@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     import jinja2
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, out: Path | None = None) -> Path:
     """Write ``report.html``; what the run folder does not hold (yet) is stated in the page.
 
     Args:
         run: the run folder; its ``run.json`` names the files of the dataset, which are read for the pictures.
+        out: another file than the run's ``report.html``.
 
     Returns:
         The file.
     """
-    write_atomic(run.report_file, render(gather(run)))
-    return run.report_file
+    place = out or run.report_file
+    write_atomic(place, render(gather(run)))
+    return place
 
 
 def render(material: Material) -> str:

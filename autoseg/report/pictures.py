@@ -1,5 +1,6 @@
 """Pictures: the best, the median and the worst cases, and those with the highest and the lowest training loss."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,13 +100,16 @@ def _scored(material: Material, rank: str, row: CaseScore) -> Picture:
 def _with_loss(material: Material, rank: str, case_id: str, loss: float) -> Picture:
     try:
         case = open_case(material, case_id, needs_prediction=False)
-        views = (_one(material, case, by_error=True),)
+        view = _one(material, case, by_error=True)
     except (AutosegError, PlanError, OSError, ValueError) as fault:
         return Picture(rank=rank, case=case_id, problem=f"{fault}")
     text = f"{loss:.3f}".replace("-", "\u2212")
-    note = _whose(material, case) if case.configurations else "label alone: there is no out-of-fold prediction of it"
+    note = _whose(material, case)
+    if not case.configurations:
+        view = dataclasses.replace(view, prediction="")
+        note = "label alone: there is no out-of-fold prediction of it"
     return Picture(
-        rank=rank, case=case_id, value=text, views=views, note=note, alt=f"{rank}: case {case_id}, loss {text}"
+        rank=rank, case=case_id, value=text, views=(view,), note=note, alt=f"{rank}: case {case_id}, loss {text}"
     )
 
 

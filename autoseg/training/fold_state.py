@@ -66,6 +66,7 @@ class Counters:
         skipped: steps whose loss was not finite.
         stalled: epochs since the smoothed Dice was at its best.
         bend: where the schedule has left the plan's, so that a restart follows the same.
+        momentum: that the steps were made with; None in older files: the plan's.
     """
 
     epoch: int = 0
@@ -81,6 +82,7 @@ class Counters:
     bend: Bend | None = None
     loss_scale: float = 1.0
     precision: Precision = "fp32"
+    momentum: float | None = None
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:

@@ -24,6 +24,7 @@ from autoseg.training.folds import trained_folds
 from autoseg.training.start import freeze
 from planners import records
 from planners.fingerprint import Fingerprint
+from planners.identity import identity_json
 from planners.plan import Configuration, Plan, Reason
 
 RULE = "fine-tuning"
@@ -66,7 +67,7 @@ def open_model(place: Path) -> TrainedModel:
     else:
         plan, weights = _open_run(place)
     kept = _trained(plan, weights)
-    identity = records.digest([records.to_json(kept), {name: item.digest for name, item in weights.items()}])
+    identity = records.digest([identity_json(kept), {name: item.digest for name, item in weights.items()}])
     return TrainedModel(plan=kept, name=str(place), identity=identity, weights=weights)
 
 

@@ -18,8 +18,9 @@ from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.data.splits import Splits
 from autoseg.errors import RunFolderError
-from autoseg.evaluation.overlap import score_cases
+from autoseg.evaluation.overlap import CasePrediction, score_cases
 from autoseg.preprocessing.populate import store_name
+from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import duration, say
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.targets import make_target
@@ -97,6 +98,8 @@ def overfit(run: RunFolder, name: str | None = None, most_rounds: int = MOST_ROU
         for number in range(most_rounds):
             for batch in trainer.batches(source, number, range(STEPS_PER_ROUND)):
                 loss = trainer.step(batch)
+                if loss is None:  # in half precision the loss scale is too high at first
+                    trainer.counters.loss_scale = max(trainer.counters.loss_scale / 2, 1.0)
             steps += STEPS_PER_ROUND
             dice = _dice(job, trainer)
             say(f"  {steps:5d} steps  loss {'not finite' if loss is None else f'{loss:.3f}'}  Dice {dice:.3f}")
@@ -123,7 +126,8 @@ def _job(run: RunFolder, plan: Plan, name: str | None, scratch: RunFolder) -> Fo
     configuration = plan.configuration(stored[0])
     split = find_fold(run.read(Splits, run.splits_file), 0)
     cases = open_cases(run, plan, configuration.name, split.train)
-    chosen = sorted(cases, key=lambda case: (-float(np.mean(case.labels[0] > 0)), case.id))[:NUM_CASES]
+    ignored = plan.labels.ignore_index
+    chosen = sorted(cases, key=lambda case: (-_foreground_fraction(case, ignored), case.id))[:NUM_CASES]
     training = dataclasses.replace(
         configuration.training, initial_weights="", frozen=(), schedule="constant", warm_up=0
     )
@@ -139,12 +143,23 @@ def _job(run: RunFolder, plan: Plan, name: str | None, scratch: RunFolder) -> Fo
     )
 
 
+def _foreground_fraction(case: StoredCase, ignored: int | None) -> float:
+    """Give the part of a case that is annotated foreground, slice by slice."""
+    count = sum(int(np.count_nonzero((plane > 0) & (plane != ignored))) for plane in case.labels[0])
+    return count / max(case.labels[0].size, 1)
+
+
 def _dice(job: FoldJob, trainer: FoldTrainer) -> float:
     """Segment the cases whole on their preprocessed grid and score them there."""
     target = make_target(job.configuration.target, job.plan.labels, job.configuration.training)
     trainer.network.eval()
     cases = [
-        (case.id, np.maximum(np.array(case.labels[0]), 0), target.decode(case_logits(job, trainer.network, case)))
+        CasePrediction(
+            case.id,
+            np.maximum(np.array(case.labels[0]), 0),
+            target.decode(case_logits(job, trainer.network, case)),
+            case.annotated_classes,
+        )
         for case in job.train_cases
     ]
     return score_cases(cases, job.plan.labels).mean_dice or 0.0

@@ -5,7 +5,6 @@ with its rest stretched or shortened: (1 − p) = (1 − p₀) · (1 − (p − 
 both, and the learning rate never jumps.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -17,9 +16,6 @@ ANNEAL_FRACTION = 0.1
 """Part of the planned epochs that the final anneal takes. Assumption: a decay to zero over the last tenth to fifth of
 the steps reaches what a whole decay does (Hägele et al. 2024, on language models); that the rate should fall once
 validation stalls is old practice (He et al. 2016, Section 3.4). Not measured on segmentation."""
-
-LEAST_SPAN = 10
-"""Steps: momentum is not lowered below 0.9 (measured 2026-11 on hippocampus: 0.9 and 0.95 train 500 steps alike)."""
 
 LEAST_ANNEAL = 5
 """Epochs of the shortest final anneal (assumption: the smoothed Dice needs about as many to follow)."""
@@ -42,30 +38,6 @@ class Bend:
     end: int
     planned: int
     annealing: bool = False
-
-
-def fit_momentum(training: Training) -> Training:
-    """Lower the momentum of a training of few steps, and raise its learning rate by as much.
-
-    Momentum m averages over the last 1 / (1 − m) steps and multiplies the step by as much. At 0.99 a training of 500
-    steps spends its first hundred gathering speed, and the last hundreds cannot follow the falling rate. The step
-    that is taken in the long run, rate / (1 − m), stays.
-
-    Args:
-        training: as planned; from ``momentum_spans / (1 − momentum)`` steps on (2500 by default) it stays as it is.
-
-    Returns:
-        The training with the momentum and the learning rate to use.
-
-    Source: own measurement 2026-11, hippocampus (``docs/log.md``): mean Dice after 500 steps.
-    """
-    span = 1 / (1 - training.momentum)
-    steps = training.epochs * training.steps_per_epoch
-    if training.momentum_spans == 0 or steps >= training.momentum_spans * span or span <= LEAST_SPAN:
-        return training
-    shorter = max(steps / training.momentum_spans, LEAST_SPAN)
-    rate = training.learning_rate * span / shorter
-    return dataclasses.replace(training, momentum=round(1 - 1 / shorter, 9), learning_rate=round(rate, 9))
 
 
 def learning_rate(training: Training, epoch: int, bend: Bend | None = None) -> float:

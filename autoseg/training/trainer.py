@@ -38,9 +38,10 @@ from autoseg.training.fold_state import (
 )
 from autoseg.training.interruption import Interrupted, Interruption
 from autoseg.training.loggers import open_loggers
+from autoseg.training.momentum import carry_over, fit_momentum, momentum_text
 from autoseg.training.outlook import say_outlook
 from autoseg.training.sampling import Batch, BatchSource, prefetch
-from autoseg.training.schedule import end_at, final_anneal, fit_momentum, last_epoch, learning_rate
+from autoseg.training.schedule import end_at, final_anneal, last_epoch, learning_rate
 from autoseg.training.start import freeze, put_initial_weights
 from autoseg.training.time_limit import TimeLimit
 from planners.plan import Configuration, Plan
@@ -112,7 +113,11 @@ class FoldTrainer:
         )
         self.output_weights = [output.loss_weight for output in job.configuration.architecture.outputs]
         self.strides = [output.stride for output in job.configuration.architecture.outputs]
-        self.counters = Counters(precision=self.compute.precision, loss_scale=_first_loss_scale(self.compute))
+        self.counters = Counters(
+            precision=self.compute.precision,
+            loss_scale=_first_loss_scale(self.compute),
+            momentum=self.training.momentum,
+        )
         self.interruption = Interruption()
         self.non_finite_in_a_row = 0
         self.predicted_voxels: list[int] = []  # per foreground class or region, in the last validation
@@ -143,6 +148,8 @@ class FoldTrainer:
             self.check_first_loss()
             return
         counters = self.counters = load_state(self.job.folder.state, self.network, self.optimizer)
+        if carry_over(counters, self.optimizer, self.job.configuration.training, self.training):
+            self._say_momentum()
         self.compute = dataclasses.replace(self.compute, precision=counters.precision)
         rows = read_progress(self.job.folder)
         kept = [row for row in rows if row["epoch"] < counters.epoch]
@@ -156,20 +163,17 @@ class FoldTrainer:
             say(f"  {self.job.name}: going on at epoch {counters.epoch + 1}, step {counters.step + 1}")
 
     def _say_momentum(self) -> None:
-        planned, used = self.job.configuration.training, self.training
-        if used.momentum != planned.momentum:
-            steps = used.epochs * used.steps_per_epoch
-            say(
-                f"  {steps} steps are few: momentum {used.momentum:.3g} with learning rate {used.learning_rate:.3g} "
-                f"instead of {planned.momentum:g} with {planned.learning_rate:g}"
-            )
+        text = momentum_text(self.job.configuration.training, self.training)
+        if text:
+            say(f"  {text}")
 
     def check_first_loss(self) -> None:
         """Compare the loss before the first step with that of a network that knows nothing, and tell if it is far."""
         batch = self.source(self.job.train_cases, augment=True).batch(0, 0, self.compute.device)
         found = first_loss(self.network, batch, self.target, self.strides, self.output_weights, self.compute)
         say(f"  {found.text()}")
-        self.job.run.log("first-loss", fold=self.job.name, far=found.is_far, **dataclasses.asdict(found))
+        because = f"{self.job.name}: {found.text()}" if found.is_far else ""
+        self.job.run.log("first-loss", fold=self.job.name, because=because, **dataclasses.asdict(found))
 
     # ------------------------------------------------------------------------------------------------------------ step
 
@@ -238,8 +242,9 @@ class FoldTrainer:
         """Say it once where the network has not left the background, or has gone back to it."""
         count = collapsed_for(read_progress(self.job.folder))
         if count == patience(self.training.epochs):
-            say(f"  {collapse_text(self.job.name, count)}")
-            self.job.run.log("collapse", fold=self.job.name, epoch=self.counters.epoch, epochs=count)
+            text = collapse_text(self.job.name, count)
+            say(f"  {text}")
+            self.job.run.log("collapse", fold=self.job.name, epoch=self.counters.epoch, because=text)
 
     def _bend(self) -> None:
         """Begin the final anneal where validation stalls; let the schedule end where the time does."""
@@ -343,7 +348,8 @@ class FoldTrainer:
         say(f"  {self.job.name}: not finite {NON_FINITE_LIMIT} times in a row; last saved weights, float32 from here")
         self.job.run.log("recovered", fold=self.job.name, step=self.counters.step, precision="fp32")
         if self.job.folder.state.exists():
-            load_state(self.job.folder.state, self.network, self.optimizer)
+            saved = load_state(self.job.folder.state, self.network, self.optimizer)
+            carry_over(saved, self.optimizer, self.job.configuration.training, self.training)
         self.compute = dataclasses.replace(self.compute, precision="fp32")
         self.counters.precision, self.counters.loss_scale = "fp32", 1.0
         self.non_finite_in_a_row = 0

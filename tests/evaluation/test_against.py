@@ -9,10 +9,11 @@ import pytest
 
 from autoseg.errors import DatasetError, OptionError
 from autoseg.evaluation.against import MEAN, Against, compare_tables
+from autoseg.evaluation.against_text import _chance
 from autoseg.evaluation.measure import tabulate
 from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
 from autoseg.evaluation.protocols import PROTOCOLS, find_protocol
-from autoseg.evaluation.statistics import paired_difference
+from autoseg.evaluation.statistics import Difference, paired_difference
 from planners import records
 
 Values = dict[str, Sequence[Sequence[float | None]]]
@@ -181,12 +182,79 @@ def test_identical_sets_and_few_cases_in_words() -> None:
     assert "in one case: that says nothing of others" in one
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 6])
+def test_few_cases_cannot_tell_whether_it_is_no_worse(size: int) -> None:
+    better, worse = ({f"c{i}": [[value + 0.01 * i]] for i in range(size)} for value in (0.9, 0.5))
+    found = compare_tables(*(table(values, ("liver",), ("dice",)) for values in (better, worse)))
+    text = found.text()
+    if size < 6:
+        assert found.rows[0][0].non_inferior is None
+        assert text.count("too few cases to tell") == 2
+        assert "Whether A is no worse than B by 0.01: too few cases to tell; it takes 6." in text
+    else:
+        assert found.rows[0][0].non_inferior is True
+        assert "too few" not in text
+        assert "A is shown to be no worse than B by 0.01" in text
+
+
+def test_differences_that_cancel_out_make_none_better() -> None:
+    first: Values = {f"c{i}": [[0.5 + 0.1 * (-1) ** i]] for i in range(6)}
+    second: Values = {f"c{i}": [[0.5]] for i in range(6)}
+    text = compare_tables(table(first, ("liver",), ("dice",)), table(second, ("liver",), ("dice",))).text()
+    assert "A and B have the same Dice of liver: they differ in single cases, but that cancels out." in text
+    assert "is better by" not in text
+    tiny: Values = {case: [[float(row[0][0] or 0) + 1e-5]] for case, row in first.items()}
+    text = compare_tables(table(tiny, ("liver",), ("dice",)), table(second, ("liver",), ("dice",))).text()
+    assert "A is better by less than 0.001" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(1.0, "100"), (0.9951, "100"), (0.123, "12"), (0.0996, "10"), (0.0312, "3.1"), (0.00061, "0.061")]
+)
+def test_percent_are_written_without_powers(p: float, said: str) -> None:
+    found = Difference(mean=0.1, low=-0.1, high=0.3, num_cases=9, p=p, exact=True)
+    assert _chance(found, 100) == said
+
+
 def test_pooled_metrics_have_no_cases_to_compare() -> None:
     values: Values = {f"c{i}": [[0.5 + 0.1 * i, None]] for i in range(3)}
     found = compare_tables(*[table(values, ("liver",), ("dice", "pooled_dice"))] * 2)
     assert found.rows[1][0].difference is None
-    assert "pooled" not in found.text()
+    line = "pooled Dice has no value per case, so no difference is tested: liver A 1.000, B 1.000"
+    assert found.text().splitlines()[-1] == line
     ElementTree.fromstring(found.svg())
+
+
+def test_pooled_metrics_are_those_of_the_cases_and_structures_of_both() -> None:
+    names, metrics = ("liver", "tumour", "other"), ("dice", "pooled_dice")
+    counts = {"a": (8, 10, 10), "b": (1, 2, 3), "c": (50, 90, 70)}
+    tables = []
+    for add, order, own in ((0, names, "c"), (2, names[1::-1], "d")):
+        rows = [
+            CaseMetrics(
+                case=own if case == "c" else case,
+                values=((0.5, None),) * len(order),
+                empty=("",) * len(order),
+                counts=tuple((both, one + add + 3 * names.index(name), two) for name in order),
+            )
+            for case, (both, one, two) in counts.items()
+        ]
+        tables.append(tabulate(rows, order, find_protocol("default"), metrics))
+    found = compare_tables(*tables)
+    expected = {
+        ("liver", 0): 2 * 9 / (12 + 13), ("liver", 1): 2 * 9 / (16 + 13),
+        ("tumour", 0): 2 * 9 / (18 + 13), ("tumour", 1): 2 * 9 / (22 + 13),
+    }  # fmt: skip
+    assert [(row.structure, row.metric) for row in found.pooled] == [
+        (name, "pooled_dice") for name in ("liver", "tumour", MEAN)
+    ]
+    for row in found.pooled[:2]:
+        assert (row.first, row.second) == pytest.approx([expected[row.structure, index] for index in (0, 1)])
+    mean = [np.mean([expected[name, index] for name in ("liver", "tumour")]) for index in (0, 1)]
+    assert (found.pooled[2].first, found.pooled[2].second) == pytest.approx(mean)
+    assert f"mean A {mean[0]:.3f}, B {mean[1]:.3f}" in found.text()
+    assert records.from_json(Against, records.to_json(found)) == found
+    assert compare_tables(*(table(random_values(seed, 3)) for seed in (1, 2))).pooled == ()
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoseg.evaluation import dice_calibration
 from autoseg.evaluation.confidence import (
     EMPTY_BINS,
     NUM_BINS,
@@ -193,3 +195,46 @@ def test_bins_add_up_and_the_record_comes_back():
     assert records.from_json(Confidence, json.loads(records.dumps(record))) == record
     assert record.of_mean == calibrations[-1]
     assert dataclasses.replace(record, calibrations=()).of_mean is None
+
+
+@pytest.mark.parametrize("num", [4, 999, 1000])
+def test_the_slope_of_few_cases_is_the_median_over_all_pairs(num):
+    random = np.random.default_rng(num)
+    x = random.normal(size=num)
+    y = 0.7 * x + random.normal(size=num)
+    slopes = [(y[place + 1 :] - y[place]) / (x[place + 1 :] - x[place]) for place in range(num)]
+    assert dice_calibration._median_slope(x, y) == np.median(np.concatenate(slopes))
+
+
+@pytest.mark.parametrize("num", [1001, 2000])
+def test_the_slope_of_many_cases_is_close_to_the_median_over_all_pairs(num, monkeypatch):
+    random = np.random.default_rng(num)
+    x = random.normal(size=num)
+    y = 0.7 * x + random.standard_t(2, size=num)
+    found = dice_calibration._median_slope(x, y)
+    order = random.permutation(num)
+    assert dice_calibration._median_slope(x[order], y[order]) == found
+    monkeypatch.setattr(dice_calibration, "ALL_PAIRS_CASES", num)
+    assert found == pytest.approx(dice_calibration._median_slope(x, y), abs=0.005)
+
+
+def test_chosen_pairs_are_different_ones_and_every_case_counts_alike():
+    num = 1002
+    first, second = dice_calibration._some_pairs(num)
+    assert 450_000 < len(first) < 500_000
+    met = np.zeros((num, num), dtype=int)
+    np.add.at(met, (first, second), 1)
+    assert (met + met.T).max() == 1
+    assert not met.diagonal().any()
+    assert len(set(met.sum(axis=0).tolist())) == len(set(met.sum(axis=1).tolist())) == 1
+
+
+def test_memory_for_many_cases_is_bounded():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 20_000))
+    tracemalloc.start()
+    dice_calibration._median_slope(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # all pairs: 10 GB
+    assert dice_calibration._median_slope(np.ones(2000), y[:2000]) is None

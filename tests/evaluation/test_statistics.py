@@ -13,8 +13,10 @@ from autoseg.evaluation.statistics import (
     EXACT_DIFFERENCES,
     NUM_RESAMPLES,
     Difference,
+    _sign_flip,
     bootstrap_mean,
     bootstrap_means,
+    is_non_inferior,
     paired_difference,
 )
 from planners import records
@@ -184,23 +186,61 @@ def test_identical_sets_differ_by_nothing() -> None:
     values = np.random.default_rng(0).random(30).tolist()
     found = paired_difference(values, values)
     assert found == Difference(mean=0, low=0, high=0, num_cases=30, p=1.0, exact=True)
-    assert found.is_non_inferior(0.01) is True
-    assert found.is_non_inferior(0.0) is False  # not worse by less than nothing
+    assert is_non_inferior(values, values, 0.01) is True
+    assert is_non_inferior(values, values, 0.0) is False  # not worse by less than nothing
 
 
 def test_non_inferiority_looks_at_the_worse_end_of_the_interval() -> None:
-    found = Difference(mean=-0.002, low=-0.009, high=0.03, num_cases=40, p=0.5, exact=False)
-    assert found.is_non_inferior(0.01) is True
-    assert found.is_non_inferior(0.005) is False
-    assert found.is_non_inferior(0.02, "lower") is False
-    assert found.is_non_inferior(0.04, "zero") is True
-    assert found.is_non_inferior(0.01, "neither") is None
-    with pytest.raises(ValueError, match="negative"):
-        found.is_non_inferior(-0.01)
-
-
-def test_one_case_cannot_show_non_inferiority() -> None:
-    found = paired_difference([0.9], [0.5])
+    drawn = np.random.default_rng(5).normal(0, 0.02, 40)
+    first, second = (drawn - drawn.mean() - 0.002).tolist(), [0.0] * 40
+    found = paired_difference(first, second)
     assert found is not None
-    assert (found.p, found.low, found.high) == (1.0, found.mean, found.mean)
-    assert found.is_non_inferior(0.01) is None
+    assert found.low < -0.001 < 0.001 < found.high
+    for margin, difference in itertools.product((0.9, 1.1), (found, None)):
+        assert is_non_inferior(first, second, -margin * found.low, difference=difference) is (margin > 1)
+        assert is_non_inferior(first, second, margin * found.high, "lower", difference=difference) is (margin > 1)
+        assert is_non_inferior(first, second, margin * found.high, "zero", difference=difference) is (margin > 1)
+    assert is_non_inferior(first, second, 0.01, "neither") is None
+    with pytest.raises(ValueError, match="negative"):
+        is_non_inferior(first, second, -0.01)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_fewer_than_six_cases_cannot_show_non_inferiority(size: int) -> None:
+    """However much better the first is: of two cases the interval is just the smaller and the larger one."""
+    first, second = [0.9, 0.85, 0.9, 0.88, 0.9, 0.91, 0.92][:size], [0.5] * size
+    assert is_non_inferior([*first, None], [*second, 0.3], 0.01) is (True if size >= 6 else None)
+    assert is_non_inferior(second, first, 0.01, "lower") is (True if size >= 6 else None)
+    assert is_non_inferior([None], [0.5], 0.01) is None
+
+
+def test_non_inferiority_asks_for_a_sign_flip_test_beside_the_interval() -> None:
+    """Of six cases one lies beyond the margin: the interval, too narrow, does not see it, the test does."""
+    first = [0.0, 0.0, 0.0, 0.0, 0.0, -0.0101]
+    found = paired_difference(first, [0.0] * 6)
+    assert found is not None
+    assert found.low > -0.01
+    moved = [value + 0.01 for value in first]
+    flips = [
+        math.fsum(s * d for s, d in zip(signs, moved, strict=True)) for signs in itertools.product((1, -1), repeat=6)
+    ]
+    assert np.mean(np.array(flips) >= math.fsum(moved) - 1e-12) == 2 / 64 > 0.025
+    assert is_non_inferior(first, [0.0] * 6, 0.01) is False
+    assert is_non_inferior([*first, 0.0], [0.0] * 7, 0.01) is True  # 2 of 128
+    assert is_non_inferior([-0.01] * 30, [0.0] * 30, 0.01) is False  # exactly as far behind as the margin
+
+
+def test_of_sets_exactly_at_the_margin_few_pass() -> None:
+    """What is truly worse by the margin is called no worse in at most about 2.5 % of draws."""
+    random = np.random.default_rng(1)
+    passed = [is_non_inferior(random.normal(-0.05, 0.05, 8).tolist(), [0.0] * 8, 0.05) for _ in range(150)]
+    assert np.mean([bool(item) for item in passed]) < 0.06
+
+
+@pytest.mark.parametrize("mean", [0.02, -0.02])
+def test_sampled_one_sided_p_agrees_with_the_exact_one(mean: float) -> None:
+    values = np.random.default_rng(1).normal(mean, 0.05, EXACT_DIFFERENCES)
+    exact, sampled = (_sign_flip(part, 0, one_sided=True) for part in (values, np.append(values, 1e-9)))
+    assert (exact[1], sampled[1]) == (True, False)
+    assert (exact[0] < 0.5) == (mean > 0)
+    assert sampled[0] == pytest.approx(exact[0], abs=4 * math.sqrt(exact[0] / NUM_RESAMPLES))

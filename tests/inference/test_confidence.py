@@ -1,12 +1,13 @@
 """What is watched slab by slab equals a slow count over the whole image, and is kept for what a run has chosen."""
 
 import dataclasses
+import gc
 
 import numpy as np
 import pytest
 
 from autoseg.evaluation.calibration import expected_calibration_error
-from autoseg.evaluation.confidence import LEAST_PROBABILITY, NUM_BINS, CaseConfidence, Confidence
+from autoseg.evaluation.confidence import LEAST_PROBABILITY, NUM_BINS, Bin, CaseConfidence, Confidence
 from autoseg.evaluation.overlap import collect, score_case, structures_of
 from autoseg.evaluation.selection import Choice
 from autoseg.inference import export
@@ -117,6 +118,23 @@ def test_threads_and_labels_do_not_change_what_is_expected(watched):
     assert all(item.count == 0 for bins in results[1].bins for item in bins)
 
 
+def test_bins_of_many_slabs_take_the_memory_of_one(watched, monkeypatch):
+    """A large image has hundreds of slabs: their bins are added up as they come."""
+    target, plan, part, label = watched
+    monkeypatch.setattr(export, "SLAB_BYTES", 1)
+    watcher = ConfidenceWatcher(target, plan.labels, label)
+    most = []
+
+    def noted(slab):
+        watcher(slab)
+        most.append(sum(type(item) is Bin for item in gc.get_objects()))
+
+    before = sum(type(item) is Bin for item in gc.get_objects())
+    segment([part], target, plan, watch=noted)
+    assert len(most) > 5
+    assert max(most) - before <= NUM_BINS * len(structures_of(plan.labels))
+
+
 def test_what_is_not_found_has_no_expected_dice(make_configuration):
     labels, _ = KINDS["semantic"]
     configuration = make_configuration((8, 8, 8), num_outputs=4)
@@ -196,6 +214,7 @@ def test_what_the_folds_have_kept_is_calibrated(run, capsys):
     assert kept.of_mean.num_cases == 12
     assert kept.of_mean.error is not None
     assert None not in [case.predicted_mean for case in kept.cases]
+    assert (kept.folds, kept.weights) == (CHOICE.folds, CHOICE.weights)
     counts = [sum(item.bins[0][3].count for item in seen.values()) for seen, _ in rows.values()]
     assert kept.bins[0][3].count == sum(counts)
     assert kept.calibration_errors[0] == expected_calibration_error(kept.bins[0])

@@ -1,9 +1,11 @@
 """Out of fold: candidates are compared as if each were segmented and scored by itself; what is chosen is measured."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from autoseg.evaluation.selection import Choice
 from autoseg.evaluation.weights import Weighted, weight_steps
 from autoseg.inference import comparison, out_of_fold
 from autoseg.inference.comparison import Comparison
+from autoseg.inference.ensembles import Ensemble
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.kept_logits import KeptLogits, keep_logits
 from autoseg.inference.out_of_fold import choice_is_current, choose_for_run, logits_file, prediction_file, read_label
@@ -28,6 +31,7 @@ from autoseg.preprocessing.populate import populate_store, store_name
 from autoseg.preprocessing.store import Store
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
 from autoseg.targets import make_target
+from autoseg.training import folds
 from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
 from planners.plan import MemoryBudget, Plan
@@ -152,6 +156,30 @@ def test_all_candidates_are_judged_in_one_pass_as_one_by_one(run, monkeypatch) -
             assert found[names][weights] == slow_scores(run, names, weights)
 
 
+def test_memory_is_held_for_slabs_of_many_classes(run, monkeypatch) -> None:
+    """A slab is never thinner than one slice, on the larger of the two grids."""
+    comparing = Comparison(run, run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file))
+    (part,) = comparing.parts(("fine",), 0, "a")
+    assert comparison.largest_slab(part) == comparison.SLAB_BYTES
+    grid = dataclasses.replace(part.grid, shape=(4, 300, 200), shape_after_crop=(4, 512, 512))
+    many = dataclasses.replace(part, grid=grid, logits_KZYX=np.broadcast_to(np.float32(0), (118, 4, 300, 200)))
+    assert comparison.largest_slab(many) == 4 * 118 * 512 * 512
+    grid = dataclasses.replace(part.grid, shape=(4, 512, 600), shape_after_crop=(4, 512, 512))
+    assert comparison.largest_slab(dataclasses.replace(many, grid=grid)) == 4 * 118 * 512 * 600
+    held: list[int] = []
+
+    class Gate:
+        def hold(self, needed: int) -> contextlib.AbstractContextManager[None]:
+            held.append(needed)
+            return contextlib.nullcontext()
+
+    ensemble = Ensemble(members=(0, 1), weights=(0.5, 0.5))
+    comparing._judge_case(("fine", "other"), [ensemble], (0, "a"), Gate())
+    monkeypatch.setattr(comparison, "largest_slab", lambda part: 10**9)
+    comparing._judge_case(("fine", "other"), [ensemble], (0, "a"), Gate())
+    assert held[1] - held[0] == 12 * (10**9 - comparison.SLAB_BYTES)
+
+
 def test_the_best_is_chosen_and_all_records_are_written(run) -> None:
     expected = slow_scores(run, NAMES, (0.4, 0.4, 0.2))
     equal = slow_scores(run, NAMES, (1 / 3,) * 3)
@@ -176,6 +204,18 @@ def test_the_best_is_chosen_and_all_records_are_written(run) -> None:
         "fine + coarse + other (2 : 2 : 1), scored with weights fitted on the other folds (fold 0 2 : 2 : 1" in because
     )
     assert "not better than equal ones by more than luck" in because
+
+
+def test_logits_of_folds_that_are_no_longer_trained_are_deleted_too(run) -> None:
+    run.change_record(configurations=("fine", "other"), folds=(0,))
+    older = run.fold("gone", 3).validation / "a.logits.npy"
+    older.parent.mkdir(parents=True)
+    older.touch()
+    elsewhere = run.root / "notes" / "a.logits"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    choose_for_run(run)
+    assert list(run.root.rglob("*.logits*")) == [elsewhere]
 
 
 def test_among_networks_that_are_equally_good_weights_are_equal(run, monkeypatch) -> None:
@@ -258,6 +298,54 @@ def test_a_kill_before_the_end_makes_all_again(run, monkeypatch) -> None:
     choose_for_run(run)
     assert choice_is_current(run)
     assert run.confidence_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "names"), [("deleted", NAMES[:2]), ("damaged", ("other",)), ("replaced", ("other",))], ids=str
+)
+def test_without_its_scores_a_choice_is_made_again(run, names: tuple[str, ...], how: str, monkeypatch) -> None:
+    run.change_record(configurations=names)
+    choice = choose_for_run(run)
+    before = {path: path.read_bytes() for path in (run.choice_file, run.scores_file, run.metrics_file)}
+    damages = {"deleted": lambda path: path.unlink(), "damaged": lambda path: path.write_text('{"structures": [')}
+    damages.get(how, lambda path: path.write_text('{"protocol": "default"}'))(run.scores_file)
+    assert not choice_is_current(run)
+    # The folds leave their logits again where they are needed for judging.
+    monkeypatch.setattr(folds, "NextStages", lambda _: SimpleNamespace(are_complete=lambda: True))
+    for name, fold in itertools.product(names, FOLDS):
+        cases = [SimpleNamespace(id=case) for case in FOLDS[fold]]
+        job, record = fold_job_of(run, name, fold, cases), SimpleNamespace(validated=2, epochs=2)
+        assert folds._needs_validation(job, record, len(names) > 1) is (len(names) > 1)
+        if len(names) > 1:
+            validate(run, run.read(Plan, run.plan_file), name, fold)
+            assert not folds._needs_validation(job, record, True)
+    assert choose_for_run(run) == choice
+    assert {path: path.read_bytes() for path in before} == before
+    assert choice_is_current(run)
+
+
+def fold_job_of(run: RunFolder, name: str, fold: int, cases: list[SimpleNamespace]) -> SimpleNamespace:
+    """What tells whether a fold needs validation."""
+    return SimpleNamespace(run=run, folder=run.fold(name, fold), validation_cases=cases)
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_kill_after_any_note_loses_no_metrics(run, monkeypatch, writes: int) -> None:
+    change, left = RunFolder.change_record, [writes]
+
+    def killed_after(self, **changes):
+        change(self, **changes)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "change_record", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        choose_for_run(run)
+    monkeypatch.undo()
+    assert choice_is_current(run)
+    assert len(choose_for_run(run).configurations) > 1
+    assert run.read(MetricTable, run.metrics_file).mean[0] is not None
 
 
 def test_a_choice_that_a_person_edits_is_measured_anew_where_its_predictions_are_kept(run, capsys) -> None:

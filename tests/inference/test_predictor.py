@@ -317,6 +317,68 @@ def test_another_model_does_not_mix_with_what_is_there(make_run, folder_of_image
     assert record.labels == {"air": 0, "rim": 127, "core": 255}
 
 
+@pytest.fixture
+def two_models(make_run, tmp_path):
+    """Two models, and a folder that holds what the first made of case a; images of b and c are there too."""
+    models = make_run((8, 8, 8)).root, make_run((8, 8, 8), name="second", seed=7).root
+    for seed, name in enumerate("abc"):
+        write_volume(tmp_path / "all" / f"{name}.nii.gz", random_array(8, 9, 10, seed=seed))
+    predict_folder(models[0], tmp_path / "all" / "a.nii.gz", tmp_path / "out", save_probabilities=True)
+    return models
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_second_model_does_not_take_over_predictions_of_other_images(two_models, tmp_path, overwrite, named):
+    """Its record would stand for them too, and they would be skipped as its own ever after."""
+    output, (_, second) = tmp_path / "out", two_models
+    if not named:  # killed before quality.json was written, or made by a program that wrote none
+        (output / "quality.json").unlink()
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(OptionError, match=r"holds 1 predictions of another .*not of the images given \(a\.nii\.gz\)"):
+        predict_folder(second, tmp_path / "all" / "b.nii.gz", output, overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before, "nothing is changed"
+    predict_folder(second, tmp_path / "all", output, overwrite=True)
+    expected = predict_folder(second, tmp_path / "all", tmp_path / "fresh")
+    for path in expected:
+        np.testing.assert_array_equal(
+            *(sitk.GetArrayFromImage(sitk.ReadImage(str(item / path.name))) for item in (output, tmp_path / "fresh"))
+        )
+    assert not list(output.glob("*.npy")), "the first model's probabilities are gone with its segmentation"
+
+
+def test_a_record_that_cannot_be_read_is_another_models(two_models, tmp_path):
+    (tmp_path / "out" / "predictions.json").write_text("{")
+    with pytest.raises(OptionError, match=r"holds 1 predictions.*predictions\.json cannot be read\).*--overwrite"):
+        predict_folder(two_models[1], tmp_path / "all" / "a.nii.gz", tmp_path / "out")
+
+
+def test_files_beside_images_are_not_taken_for_predictions(two_models, tmp_path):
+    """Images may lie in the output folder under other names; what else lies there is the user's."""
+    output, (first, second) = tmp_path / "both", two_models
+    for name in ("a_0000", "other"):
+        write_volume(output / f"{name}.nii.gz", random_array(8, 9, 10))
+    before = (output / "other.nii.gz").read_bytes()
+    for model in (first, second):
+        predict_folder(model, output / "a_0000.nii.gz", output, overwrite=True)
+    assert (output / "other.nii.gz").read_bytes() == before
+
+
+def test_older_predictions_of_a_run_make_way_and_files_of_others_stay(make_run, folder_of_images, capsys):
+    run = make_run((8, 8, 8))
+    cases = [Case(id=name, images=(folder_of_images / "case0.nii.gz",)) for name in ("kept", "gone")]
+    predict_cases(run, cases, run.predictions)
+    (run.predictions / "mine.nii.gz").write_bytes(b"a user's")
+    make_run((8, 8, 8), seed=5)
+    predict_cases(run, cases[:1], run.predictions)
+    assert sorted(path.name for path in run.predictions.glob("*.nii.gz")) == ["kept.nii.gz", "mine.nii.gz"]
+    assert (run.predictions / "mine.nii.gz").read_bytes() == b"a user's"
+    said = capsys.readouterr().err
+    assert "1 older predictions of images that are not given any more are removed" in said
+    assert "left as they are: mine.nii.gz" in said
+    assert [item["case"] for item in json.loads((run.predictions / "quality.json").read_text())["cases"]] == ["kept"]
+
+
 def test_images_are_never_replaced(make_run, folder_of_images):
     before = (folder_of_images / "case0.nii.gz").read_bytes()
     with pytest.raises(OptionError, match="predictions would replace them"):

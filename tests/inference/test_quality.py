@@ -120,12 +120,14 @@ def test_another_model_forgets_what_the_first_has_said(run, make_run, tmp_path):
         write_image(tmp_path / "images", name)
     predict_folder(run.root, tmp_path / "images", tmp_path / "out")
     (tmp_path / "images" / "b.nii.gz").unlink()
+    (tmp_path / "out" / "b.nii.gz").unlink()
     other = make_run((8, 8, 8), choice={}, name="other", seed=9)
     predict_folder(other.root, tmp_path / "images", tmp_path / "out", overwrite=True)
     found = records_from(Quality, tmp_path / "out" / "quality.json")
     assert found.error is None
     assert "no calibration" in found.meaning
     judged = {case.case: case.mean for case in found.cases}
+    assert judged.keys() == {"a"}
     assert judged["a"].predicted_dice is None
     assert judged["a"].expected_dice is not None
 
@@ -136,6 +138,35 @@ def test_a_confidence_of_another_choice_is_not_used(run, make_choice, make_run, 
     assert Predictor(run.root).judge.confidence is None
     run.confidence_file.write_text("{")
     assert Predictor(run.root).judge.confidence is None
+
+
+def test_a_confidence_of_other_folds_or_weights_is_not_used(make_run, make_choice, run, tmp_path, capsys):
+    kept = dataclasses.replace(run.read(Confidence, run.confidence_file), folds=(0, 1))
+    run.write(kept, run.confidence_file)
+    assert Predictor(run.root).judge.confidence == kept
+    run.write(make_choice(folds=(1,)), run.choice_file)
+    capsys.readouterr()
+    assert Predictor(run.root).judge.confidence is None
+    assert "no Dice is predicted: confidence.json was learnt from other configurations, folds or weights" in (
+        capsys.readouterr().err
+    )
+    both = make_run((8, 8, 8), (8, 8), choice={"configurations": ("3d", "2d1")}, name="both")
+    kept = dataclasses.replace(kept, configurations=("3d", "2d1"), weights=(0.5, 0.5))
+    both.write(kept, both.confidence_file)
+    assert Predictor(both.root).judge.confidence == kept
+    choice = make_choice(("3d", "2d1"))
+    for weights, used in (((2.0, 2.0), True), ((0.75, 0.25), False)):
+        both.write(dataclasses.replace(choice, weights=weights), both.choice_file)
+        assert (Predictor(both.root).judge.confidence is not None) == used
+    both.write(dataclasses.replace(kept, weights=(3.0, 1.0)), both.confidence_file)
+    assert Predictor(both.root).judge.confidence is not None
+
+
+def test_an_older_confidence_names_configurations_only(run):
+    text = json.loads(run.confidence_file.read_text())
+    del text["folds"], text["weights"]
+    run.confidence_file.write_text(json.dumps(text))
+    assert Predictor(run.root).judge.confidence is not None
 
 
 def test_without_records_it_says_nothing(make_run, tmp_path, capsys):

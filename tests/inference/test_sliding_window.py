@@ -1,6 +1,7 @@
 """The sliding window equals a slow one that is easy to read, whatever the batches."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from autoseg.compute import Compute
 from autoseg.errors import DeviceError, ModelError, OptionError
+from autoseg.inference import each_memory
 from autoseg.inference.previous import one_hot
 from autoseg.inference.sliding_window import WindowOptions, flip_maps, predict_each, predict_logits
 from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms, window_positions
@@ -332,6 +334,32 @@ def test_every_network_alone(make_configuration, dimensions):
     for network, own in zip(networks, alone, strict=True):
         assert own.dtype == torch.float16
         np.testing.assert_allclose(own, predict_logits([network], image, configuration, CPU), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("patch", [(8, 8), (8, 8, 8)])
+def test_networks_one_after_the_other_where_memory_is_short(make_configuration, monkeypatch, capsys, patch):
+    """The same bits, from one float32 map at a time; the mean is not computed in another way either."""
+    configuration = make_configuration(patch)
+    networks = [SmallNet(len(patch), seed) for seed in range(3)]
+    image = torch.randn(1, 5, 13, 11, generator=torch.Generator().manual_seed(0))
+    options = WindowOptions(each=True)
+    mean, alone = predict_each(networks, image, configuration, CPU, options)
+    assert "one after the other" not in capsys.readouterr().err
+    extent = math.prod(lay_windows((5, 13, 11), configuration).extent)
+    needed = 3 * extent * (4 * 4 + 2)
+    monkeypatch.setattr(each_memory, "host_memory_bytes", lambda: needed)
+    predict_each(networks, image, configuration, CPU, options)
+    assert "one after the other" not in capsys.readouterr().err
+    monkeypatch.setattr(each_memory, "host_memory_bytes", lambda: needed - 1)
+    for network in networks:
+        network.batches.clear()
+    found, single = predict_each(networks, image, configuration, CPU, options)
+    assert "tiny: memory holds no sums of 3 networks at once; one after" in capsys.readouterr().err
+    assert torch.equal(found, mean)
+    assert len(single) == 3
+    assert all(torch.equal(one, other) for one, other in zip(single, alone, strict=True))
+    windows = len(lay_windows((5, 13, 11), configuration).windows) * 2 ** len(patch)
+    assert [sum(network.batches) for network in networks] == [2 * windows] * 3, "once for the mean, once alone"
 
 
 def test_logits_beyond_float16_stay_finite(make_configuration):

@@ -1,6 +1,7 @@
 """Maps of uncertainty equal a slow count over whole arrays, change no segmentation, and lie beside it in its format."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import SimpleITK as sitk
 from autoseg.compute import Compute
 from autoseg.data.folders import list_images
 from autoseg.data.io import image_from_array, open_image
-from autoseg.errors import OptionError
+from autoseg.errors import ImageError, OptionError
 from autoseg.evaluation.folders import evaluate_folders
-from autoseg.inference import export
+from autoseg.inference import each_memory, export
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.folder import FolderJob
 from autoseg.inference.predictor import Predictor, predict_folder
@@ -179,6 +180,48 @@ def test_2d_images_become_png(make_run, tmp_path):
     predict_folder(run.root, images, tmp_path / "out", uncertainty=True)
     for kind in ("entropy", "disagreement"):
         assert sitk.ReadImage(str(tmp_path / "out" / f"cell.{kind}.png")).GetSize() == (30, 20)
+
+
+def test_an_image_that_does_not_fit_is_named_and_the_others_are_done(make_run, tmp_path, monkeypatch):
+    """The free memory is as large as the smaller image needs; before its turn the larger one is refused."""
+    run = make_run((8, 8, 8), choice={})
+    write_image(tmp_path / "images" / "large.nii.gz", 0, (30, 24, 24))
+    write_image(tmp_path / "images" / "small.nii.gz", 1)
+    predictor = Predictor(run.root)
+    shape = predictor.read(open_image([tmp_path / "images" / "small.nii.gz"]))[0].grid.shape
+    free = 3 * int(np.prod(shape)) * (4 + 4 + 2 * 2)  # three outputs: mean, sums of one network, two rounded
+    monkeypatch.setattr(each_memory, "host_memory_bytes", lambda: free)
+    with pytest.raises(
+        ImageError, match=r"1 of 2 images.*\n  case large: maps of uncertainty from 2 networks need .* MB"
+    ):
+        predict_folder(run.root, tmp_path / "images", tmp_path / "out", uncertainty=True)
+    plain = predict_folder(run.root, tmp_path / "images", tmp_path / "plain")[1]
+    np.testing.assert_array_equal(open_image([tmp_path / "out" / plain.name]).read(), open_image([plain]).read())
+    assert (tmp_path / "out" / "small.disagreement.nii.gz").exists()
+    assert not (tmp_path / "out" / "large.nii.gz").exists()
+    monkeypatch.setattr(each_memory, "host_memory_bytes", lambda: free - 1)
+    with pytest.raises(ImageError, match=r"none of 1 images.*\n.*of which .* are free. Leave --uncertainty out"):
+        predict_folder(run.root, tmp_path / "images" / "small.nii.gz", tmp_path / "less", uncertainty=True)
+
+
+def test_an_image_waits_for_the_memory_of_the_one_before(make_run, tmp_path, monkeypatch):
+    """What does not fit beside an image that is still being written does so afterwards."""
+    run = make_run((8, 8, 8), choice={})
+    for seed, name in enumerate("ab"):
+        write_image(tmp_path / "images" / f"{name}.nii.gz", seed)
+    job = FolderJob(Predictor(run.root), tmp_path / "out", uncertainty=True)
+    monkeypatch.setattr(each_memory, "host_memory_bytes", lambda: 0 if job._num_unwritten else 10**9)
+    original = FolderJob._write_all
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        original(*arguments)
+
+    monkeypatch.setattr(FolderJob, "_write_all", slowly)
+    from autoseg.data.cases import Case
+
+    cases = [Case(id=name, images=(tmp_path / "images" / f"{name}.nii.gz",)) for name in "ab"]
+    assert all(path.exists() for path in job.run(cases, {}))
 
 
 def test_maps_count_as_part_of_what_is_done(make_run, tmp_path, capsys):

@@ -91,7 +91,8 @@ def test_cases_with_a_loss_are_drawn_with_or_without_a_prediction(make_run: Call
     assert first.views[0].wrong
     assert second.value == "\u22120.500"
     assert "there is no out-of-fold prediction" in second.note
-    assert second.views[0].prediction == second.views[0].label
+    assert second.views[0].label
+    assert second.views[0].prediction == "", "the label alone"
     assert second.views[0].wrong == ""
     assert third.problem == "run.json does not say where this case's files are."
 

@@ -65,7 +65,7 @@ def test_a_far_first_loss_is_told_with_what_to_do(make_run: MakeRun, capsys: pyt
     trainer.check_first_loss()
     assert "That is far off: look at the intensities after normalization" in capsys.readouterr().err
     (row,) = (json.loads(line) for line in trainer.job.run.log_file.read_text().splitlines() if "first-loss" in line)
-    assert row["far"] is True
+    assert "far off" in row["because"]
     assert row["found"] > row["undecided"] + 2
 
 
@@ -153,6 +153,24 @@ def test_case_losses_are_the_training_loss(make_run: MakeRun) -> None:
     assert found[case.id] == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_case_losses_take_a_little_time_only(make_run: MakeRun) -> None:
+    job = start(make_run, epochs=1)
+    FoldTrainer(job).run()
+    ticks = iter(range(0, 1000, 6))
+    found = measure_case_losses(job, clock=lambda: float(next(ticks)))
+    assert len(found.cases) == 2, "twelve seconds, of the ten there are"
+    assert found.num_left_out == 2
+
+
+def test_case_losses_keep_the_precision_that_training_ended_with(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start(make_run, epochs=1)
+    FoldTrainer(job).run()
+    half = dataclasses.replace(job, compute=dataclasses.replace(job.compute, precision="bf16"))
+    assert measure_case_losses(half) == measure_case_losses(job), "the state says fp32"
+
+
 def test_a_trained_fold_leaves_the_losses_of_its_cases(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(epochs=1, steps_per_epoch=1, validation_steps=1)
     monkeypatch.setattr("autoseg.training.folds._needs_validation", lambda *_: False)
@@ -185,6 +203,19 @@ def test_what_cannot_be_learnt_is_told(make_run: MakeRun, monkeypatch: pytest.Mo
     found = overfit(run, "tiny", most_rounds=1)
     assert not found.is_learnt
     assert "above 0.95 was expected. Look at these cases" in found.text()
+
+
+def test_overfitting_recovers_from_a_loss_scale_too_high(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales: list[float] = []
+
+    def step(self: FoldTrainer, batch: Batch) -> float | None:
+        scales.append(self.counters.loss_scale)
+        return None if self.counters.loss_scale > 4 else 0.5
+
+    monkeypatch.setattr(FoldTrainer, "step", step)
+    monkeypatch.setattr("autoseg.training.trainer._first_loss_scale", lambda compute: 16.0)
+    overfit(make_run(), "tiny", most_rounds=1)
+    assert scales[:4] == [16.0, 8.0, 4.0, 4.0]
 
 
 def test_overfitting_needs_a_store(make_run: MakeRun, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.training.schedule import LEAST_ANNEAL, Bend, end_at, final_anneal, fit_momentum, last_epoch, learning_rate
+from autoseg.training.schedule import LEAST_ANNEAL, Bend, end_at, final_anneal, last_epoch, learning_rate
 from planners.plan import Training
 
 
@@ -105,24 +105,3 @@ def test_a_limit_of_time_alone_leaves_a_constant_rate() -> None:
 def test_a_bend_survives_as_json() -> None:
     bend = final_anneal(Training(epochs=100, patience=5), None, 40)
     assert Bend(**dataclasses.asdict(bend)) == bend
-
-
-def test_a_usual_training_keeps_its_momentum() -> None:
-    for epochs, steps in ((1000, 250), (10, 250), (50, 50)):
-        training = Training(epochs=epochs, steps_per_epoch=steps)
-        assert fit_momentum(training) is training
-
-
-@pytest.mark.parametrize(("steps", "momentum"), [(2499, 0.98999), (500, 0.95), (250, 0.9), (120, 0.9), (1, 0.9)])
-def test_a_short_training_takes_less_momentum_at_the_same_step(steps: int, momentum: float) -> None:
-    planned = Training(epochs=1, steps_per_epoch=steps)
-    used = fit_momentum(planned)
-    assert used.momentum == pytest.approx(momentum, abs=1e-5)
-    assert used.learning_rate / (1 - used.momentum) == pytest.approx(planned.learning_rate / (1 - planned.momentum))
-    assert dataclasses.replace(used, momentum=0.99, learning_rate=0.01) == planned, "nothing else changes"
-
-
-def test_momentum_is_the_users_where_they_say_so() -> None:
-    assert fit_momentum(Training(epochs=1, momentum_spans=0)).momentum == 0.99
-    low = Training(epochs=1, steps_per_epoch=5, momentum=0.85)
-    assert fit_momentum(low) is low, "never raised"

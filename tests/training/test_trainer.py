@@ -20,7 +20,8 @@ from autoseg.run_folder import RunFolder
 from autoseg.training import trainer as training
 from autoseg.training.epoch_line import HEADER, epoch_line
 from autoseg.training.fold_state import read_progress
-from autoseg.training.schedule import fit_momentum, learning_rate
+from autoseg.training.momentum import fit_momentum
+from autoseg.training.schedule import learning_rate
 from autoseg.training.trainer import FoldJob, FoldTrainer, Interrupted, train_fold
 from planners import PLANNERS
 from planners.edit import set_training, set_value

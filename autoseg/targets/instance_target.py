@@ -1,0 +1,255 @@
+"""What all targets of instances share: where ids come from, which classes have them, decoding whole or in blocks."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoseg.evaluation.overlap import structures_of
+from autoseg.targets.base import Strides, Target
+from autoseg.targets.blockwise import decode_blocks
+from autoseg.targets.object_maps import OpenSides, number_objects
+from planners.labels import Labels
+from planners.plan import Target as TargetRecord
+from planners.plan import Training
+from planners.records import PlanError
+
+WHOLE_VOXELS = 1 << 25  # decoded at once, about 1 GB of maps and what decoding needs beside them; more goes in blocks
+BLOCK_SIDE = {2: 2048, 3: 256}
+DIAMETER = 30.0  # voxels, where the plan names none; Cellpose's usual nucleus to cell
+MARGIN_DIAMETERS = 2.0  # around a block: an object that is cut by its border is then seen whole
+LEAST_PROBABILITY = 1e-30  # p · ln p is 0 below, and float32 still holds it
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects of an image.
+
+    Attributes:
+        ids: int32 z, y, x: 1, 2, … without gaps, 0 for background.
+        classes: per id (0 first) the inner class index.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Label layers as targets of instances see them, B × space.
+
+    Attributes:
+        classes: inner class indices, int64; 0 outside the nonzero mask and where ignored.
+        ids: of the objects, int32, numbered 1, 2, … in each sample; 0 where a voxel belongs to none.
+        annotated: False where ignored; None where every voxel counts.
+    """
+
+    classes: np.ndarray
+    ids: np.ndarray
+    annotated: np.ndarray | None
+
+
+class InstanceTarget(Target):
+    """A target whose decoding gives ids of objects instead of classes.
+
+    ``encode`` finds the classes in layer 0 of the labels, as every target does, and the ids of the objects in layer 1:
+    any integers, equal ids are one object, 0 is none. Only voxels of a class that has instances belong to objects,
+    whatever layer 1 holds elsewhere. Ids and classes are transformed together by the augmentation, as integers. Objects
+    that the patch cuts are encoded from what is visible.
+
+    The plan's options that all of them know (their own are named in each class):
+        dimensions: axes of the space, 2 or 3; 3 where it is not named.
+        spacing: of the preprocessed voxels per axis, in any unit; equal where it is not named.
+        diameter: median diameter of the objects in voxels of the finest axis; sets ``margin``.
+        decode: settings of the decoder by name; those that are tuned out of fold.
+    """
+
+    criterion = "f1"
+    pointwise = False
+    known_options: tuple[str, ...] = ()
+
+    def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
+        """Bind to a plan's record.
+
+        Raises:
+            PlanError: an option is unknown or impossible, or a class of instances does not exist.
+        """
+        super().__init__(record, labels, training)
+        known = ("dimensions", "spacing", "diameter", "decode", *self.known_options)
+        if strange := sorted(set(record.options) - set(known)):
+            raise PlanError(f"target {record.name} has no option {strange[0]}; it knows {', '.join(known)}")
+        self.dimensions = dimensions_of(record.options)
+        spacing = record.options.get("spacing")
+        if spacing is not None and (len(spacing) != self.dimensions or min(spacing) <= 0):
+            raise PlanError(
+                f"option spacing of target {record.name} is {spacing}; give {self.dimensions} numbers above 0"
+            )
+        self.spacing = None if spacing is None else tuple(float(value) for value in spacing)
+        if (diameter := float(record.options.get("diameter", DIAMETER))) <= 0:
+            raise PlanError(f"option diameter of target {record.name} is {diameter:g}; give a number above 0")
+        self.margin = math.ceil(MARGIN_DIAMETERS * diameter)
+        if strange := sorted(set(labels.instance_classes) - set(labels.names[1:])):
+            raise PlanError(
+                f"class {strange[0]} is to have instances, and is none of the classes "
+                f"({', '.join(labels.names[1:])}); correct instance_classes"
+            )
+        self.instance_classes = tuple(
+            index
+            for index, name in enumerate(labels.names)
+            if index and (not labels.instance_classes or name in labels.instance_classes)
+        )
+
+    @abstractmethod
+    def decode_objects(self, probabilities: np.ndarray, open_sides: OpenSides | None) -> np.ndarray:
+        """Find the objects in probabilities (K × y, x or z, y, x of the target's dimensions): ids 1, 2, …, int32."""
+
+    @abstractmethod
+    def class_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """Give the probability of each class of instances, classes × space."""
+
+    def instances(self, probabilities_KZYX: np.ndarray) -> Instances:
+        """Decode averaged probabilities into objects and their classes.
+
+        Of a target of two dimensions each slice is decoded alone; no object reaches from one slice into another.
+        """
+        if probabilities_KZYX.ndim - 1 > self.dimensions:
+            parts = [self._objects(np.asarray(probabilities_KZYX[:, z])) for z in range(probabilities_KZYX.shape[1])]
+            starts = np.cumsum([0, *(int(part.max(initial=0)) for part in parts)])
+            ids = np.stack(
+                [np.where(part > 0, part + start, 0) for part, start in zip(parts, starts, strict=False)]
+            ).astype(np.int32)
+        else:
+            ids = self._objects(probabilities_KZYX)
+        return Instances(ids, self._classes_of(ids, probabilities_KZYX))
+
+    def decode(self, logits_KZYX: np.ndarray) -> np.ndarray:
+        """Turn logits into ids of objects z, y, x, int32; their classes are in ``instances``."""
+        return self.decode_probabilities(self.probabilities(logits_KZYX))
+
+    def decode_probabilities(self, probabilities_KZYX: np.ndarray) -> np.ndarray:
+        """Turn (averaged) probabilities into ids of objects, int32."""
+        return self.instances(probabilities_KZYX).ids
+
+    def layers(self, label_BLZYX: Tensor, *, with_ids: bool = True) -> Layers:
+        """Read classes and ids from label layers.
+
+        Raises:
+            PlanError: there is no layer of ids.
+        """
+        classes = label_BLZYX[:, 0].cpu().numpy().astype(np.int64)
+        ignore = self.labels.ignore_index
+        annotated = None if ignore is None else classes != ignore
+        classes = np.maximum(classes, 0) if annotated is None else np.maximum(classes, 0) * annotated
+        if not with_ids:
+            return Layers(classes, np.zeros(0, dtype=np.int32), annotated)
+        if label_BLZYX.shape[1] < 2:
+            raise PlanError(
+                f"target {self.name} needs the ids of instances in layer 1 of the stored labels, and there is only "
+                "layer 0; preprocess the dataset again with its classes of instances declared"
+            )
+        belongs = np.isin(classes, self.instance_classes)
+        ids = label_BLZYX[:, 1].cpu().numpy() * belongs
+        return Layers(classes, np.stack([number_objects(sample)[0] for sample in ids]), annotated)
+
+    def structure_outputs(self) -> tuple[tuple[int, ...], ...]:
+        """A class has its own output; a region those of its classes."""
+        return tuple(tuple(self.class_output(k) for k in item.classes) for item in structures_of(self.labels))
+
+    def class_output(self, index: int) -> int:
+        """Give the output of a foreground class."""
+        return index
+
+    def swaps(self) -> list[tuple[int, int]]:
+        """Give the pairs of outputs that change places with left and right."""
+        return [(self.class_output(a), self.class_output(b)) for a, b in self.training.mirror_swaps]
+
+    def _objects(self, probabilities: np.ndarray) -> np.ndarray:
+        shape = probabilities.shape[1:]
+        if math.prod(shape) <= WHOLE_VOXELS:
+            return self.decode_objects(probabilities, None)
+        block = (BLOCK_SIDE[self.dimensions],) * self.dimensions
+        return decode_blocks(probabilities, self.decode_objects, block, self.margin)
+
+    def _classes_of(self, ids: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """Give each object the class that is the most probable in it."""
+        count = int(ids.max(initial=0))
+        order = np.array(self.instance_classes)
+        if len(order) == 1:
+            best = np.zeros(count + 1, dtype=np.int64)
+        else:
+            flat = ids.ravel()
+            sums = [np.bincount(flat, item.ravel(), count + 1) for item in self.class_probabilities(probabilities)]
+            best = np.argmax(sums, axis=0)
+        classes = order[best].astype(np.min_scalar_type(self.labels.num_classes))
+        classes[0] = 0
+        return classes
+
+
+def dimensions_of(options: Mapping[str, Any]) -> int:
+    """Read the number of axes from a target's options.
+
+    Raises:
+        PlanError: it is neither 2 nor 3.
+    """
+    if (dimensions := options.get("dimensions", 3)) not in (2, 3):
+        raise PlanError(f"option dimensions of a target is {dimensions}; give 2 or 3")
+    return int(dimensions)
+
+
+def decode_options(kind: type[Options], record: TargetRecord) -> Options:
+    """Make a decoder's settings from the plan's options.
+
+    Raises:
+        PlanError: there is no setting of a name.
+    """
+    given = record.options.get("decode", {})
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    if strange := sorted(set(given) - set(known)):
+        raise PlanError(f"target {record.name} decodes without a setting {strange[0]}; it knows {', '.join(known)}")
+    return kind(**given)
+
+
+def at_strides(maps: np.ndarray, strides: Strides, device: torch.device) -> list[Tensor]:
+    """Pick the middle of each stride's cell, as ``base.pick_classes`` does, from maps whose last axes are the space."""
+    tensor = torch.from_numpy(maps).to(device)
+    picked = []
+    for stride in strides:
+        cells: tuple[Any, ...] = (..., *(slice(step // 2, None, step) for step in stride))
+        picked.append(tensor[cells].contiguous())
+    return picked
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Turn logits into probabilities, float32."""
+    with np.errstate(over="ignore"):  # of exp(−x): the quotient is 0 then, as it should be
+        result: np.ndarray = 1 / (1 + np.exp(-values, dtype=np.float32))
+    return result
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Turn logits along the first axis into probabilities, float32."""
+    shifted = np.exp(values - values.max(axis=0), dtype=np.float32)
+    result: np.ndarray = shifted / shifted.sum(axis=0)
+    return result
+
+
+def softmax_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Give Shannon's entropy over the first axis, divided by its largest value."""
+    total = np.zeros(probabilities.shape[1:], dtype=np.float32)
+    for probability in probabilities:
+        total -= probability * np.log(np.maximum(probability, np.float32(LEAST_PROBABILITY)))
+    total /= np.float32(np.log(len(probabilities)))
+    return np.clip(total, 0, 1, out=total)
+
+
+def mean_binary_entropy(probabilities: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Give the mean entropy of separate yes-or-no questions (first axis), each divided by ln 2."""
+    pairs = [softmax_entropy(np.stack([item, 1 - item])) for item in probabilities]
+    return np.asarray(np.mean(pairs, axis=0), dtype=np.float32)
