@@ -165,7 +165,7 @@ def choose_batch_size(fit: Fit, limits: Limits, dataset_voxels: float) -> Decisi
     cap = round(dataset_voxels * preset.max_dataset_fraction / math.prod(fit.patch_size))
     part = f"{percent(preset.max_dataset_fraction)} of the dataset's {quantity(dataset_voxels)} voxels"
     if min(fills, cap) <= preset.min_batch:
-        short = f"memory holds {fills}" if fills <= cap else f"{part} are {cap}"
+        short = f"memory holds {fills}" if fills <= cap else f"{part} are {cap} patch{'es' * (cap != 1)}"
         return Decision(value=preset.min_batch, rule="minimum-batch", because=f"the minimum; {short}")
     if cap < fills:
         return Decision(value=cap, rule="dataset-fraction", because=f"{part}; memory holds {fills}")
