@@ -2,6 +2,7 @@
 
 import functools
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ CAUSES = {
 """What to tell of ITK's own words: the first that is found in them."""
 
 
+ONE_AT_A_TIME = threading.RLock()
+"""Held while ITK reads or writes. SimpleITK lets other threads run meanwhile, but its readers and writers share global
+data without a lock (seen 2026-11 with valgrind's helgrind, SimpleITK 2.5.7): under load a process died now and then of
+"double free or corruption", at its end or before. NIfTI and TIFF voxels are read by code of our own, without it."""
+
+
 class SkewedAxesError(ImageError):
     """A NIfTI header whose axes are not at right angles; ITK refuses it."""
 
@@ -46,7 +53,11 @@ class SitkImage(Image):
     def __init__(self, path: Path, reader_name: str) -> None:
         self.paths = (path,)
         self.reader_name = reader_name
-        reader = self._reader()
+        with ONE_AT_A_TIME:
+            self._read_header(path)
+
+    def _read_header(self, path: Path) -> None:
+        reader, reader_name = self._reader(), self.reader_name
         self._guard(reader.ReadImageInformation)
         self.size = tuple(reader.GetSize())
         components = int(reader.GetNumberOfComponents())
@@ -65,15 +76,15 @@ class SitkImage(Image):
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """Read the file, or the part inside the box (ITK's readers of MetaImage and others read only that part)."""
-        sitk = simpleitk()
-        reader = self._reader()
-        if box is not None:
-            sides = box[3 - min(len(self.size), 3) :]
-            start, stop = ([side[end] for side in reversed(sides)] for end in (0, 1))
-            rest = list(self.size[3:])
-            reader.SetExtractIndex(start + [0] * len(rest))
-            reader.SetExtractSize([b - a for a, b in zip(start, stop, strict=True)] + rest)
-        array = sitk.GetArrayFromImage(self._guard(reader.Execute))
+        with ONE_AT_A_TIME:
+            reader = self._reader()
+            if box is not None:
+                sides = box[3 - min(len(self.size), 3) :]
+                start, stop = ([side[end] for side in reversed(sides)] for end in (0, 1))
+                rest = list(self.size[3:])
+                reader.SetExtractIndex(start + [0] * len(rest))
+                reader.SetExtractSize([b - a for a, b in zip(start, stop, strict=True)] + rest)
+            array = simpleitk().GetArrayFromImage(self._guard(reader.Execute))
         if self.components > 1:
             array = np.moveaxis(array, -1, 0)[: 3 if self.has_alpha else None]
         elif len(self.size) < 4:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.image import Geometry, shape_text
-from autoseg.data.io_sitk import simpleitk, sitk_from_label
+from autoseg.data.io_sitk import ONE_AT_A_TIME, simpleitk, sitk_from_label
 from autoseg.errors import ImageError
 
 INTEGERS = ("uint8", "uint16", "int16", "int32", "int64")
@@ -44,11 +44,12 @@ def write_label(path: Path, ending: str, label_ZYX: np.ndarray, geometry: Geomet
     image = sitk_from_label(label_ZYX.astype(_smallest_type(path, label_ZYX, types), copy=False), geometry)
 
     def write(temporary: Path) -> None:
-        writer = simpleitk().ImageFileWriter()
-        writer.SetImageIO(writer_name)
-        writer.SetFileName(str(temporary))
-        writer.SetUseCompression(True)
-        writer.Execute(image)
+        with ONE_AT_A_TIME:
+            writer = simpleitk().ImageFileWriter()
+            writer.SetImageIO(writer_name)
+            writer.SetFileName(str(temporary))
+            writer.SetUseCompression(True)
+            writer.Execute(image)
 
     replace_whole(path, ending, write)
     if ending in (".tif", ".tiff") and geometry.dimensions == 3 and geometry.known:
@@ -75,10 +76,11 @@ def write_values(path: Path, values_ZYX: np.ndarray, geometry: Geometry) -> None
     image = sitk_from_label(values_ZYX, dataclasses.replace(geometry, dimensions=3))
 
     def write(target: Path) -> None:
-        writer = simpleitk().ImageFileWriter()
-        writer.SetImageIO(writers[path.suffix])
-        writer.SetFileName(str(target))
-        writer.Execute(image)
+        with ONE_AT_A_TIME:
+            writer = simpleitk().ImageFileWriter()
+            writer.SetImageIO(writers[path.suffix])
+            writer.SetFileName(str(target))
+            writer.Execute(image)
 
     if path.suffix == ".mhd":  # two files, of which one names the other: no temporary name would do
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Every format: what was written is read again, a box is a crop of the whole, and a damaged file is named."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -255,3 +256,26 @@ def test_real_photographs(data_folder: Path) -> None:
     assert (nucleus.num_channels, nucleus.notes) == (3, ("alpha channel dropped",))
     label = io.open_label(data_folder / "drive_retina/training/1st_manual/21_manual1.gif")
     assert np.unique(label.read()).tolist() == [0, 255]
+
+
+def test_itk_reads_and_writes_one_file_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its readers and writers share global data; threads that met there have killed the process now and then."""
+    inside, most = 0, 0
+    real = sitk.ImageFileReader.Execute
+
+    def execute(reader: sitk.ImageFileReader, *arguments: object) -> sitk.Image:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.002)
+        inside -= 1
+        return real(reader, *arguments)
+
+    monkeypatch.setattr(sitk.ImageFileReader, "Execute", execute)
+    paths = [tmp_path / f"{index}.nrrd" for index in range(8)]
+    for path in paths:
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.uint8)), str(path))
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda path: open_image([path]).read(), paths))
+    assert len(found) == 8
+    assert most == 1
