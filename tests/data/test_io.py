@@ -276,6 +276,6 @@ def test_itk_reads_and_writes_one_file_at_a_time(tmp_path: Path, monkeypatch: py
     for path in paths:
         sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.uint8)), str(path))
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda path: open_image([path]).read(), paths))
+        found = list(threads.map(lambda path: io.open_image([path]).read(), paths))
     assert len(found) == 8
     assert most == 1
