@@ -129,7 +129,14 @@ def _job(run: RunFolder, plan: Plan, name: str | None, scratch: RunFolder) -> Fo
     ignored = plan.labels.ignore_index
     chosen = sorted(cases, key=lambda case: (-_foreground_fraction(case, ignored), case.id))[:NUM_CASES]
     training = dataclasses.replace(
-        configuration.training, initial_weights="", frozen=(), schedule="constant", warm_up=0
+        configuration.training,
+        initial_weights="",
+        frozen=(),
+        schedule="constant",
+        warm_up=0,
+        mirror_axes=(),  # what is learnt by heart is not mirrored; prediction must not mirror either
+        mirror_swaps=(),
+        mirror_swap_axis=None,
     )
     recorded = run.read(RunRecord, run.run_file).compute
     return FoldJob(

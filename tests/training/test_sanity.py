@@ -12,6 +12,7 @@ import torch
 
 from autoseg.errors import RunFolderError
 from autoseg.evaluation.case_losses import CaseLosses
+from autoseg.preprocessing.store import StoredCase
 from autoseg.run_folder import RunFolder, records_from
 from autoseg.training import overfit as overfitting
 from autoseg.training.case_losses import measure_case_losses
@@ -195,6 +196,20 @@ def test_two_easy_cases_are_learnt_by_heart(make_run: MakeRun) -> None:
     assert len(found.cases) == 2
     assert "Learnt by heart" in found.text()
     assert sorted(path for path in run.root.rglob("*")) == before, "nothing is written into the run"
+
+
+def test_what_is_learnt_by_heart_is_not_mirrored(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks see no mirrored image here, so prediction may not average over mirrored ones."""
+    seen: list[tuple[int, ...]] = []
+
+    def logits(job: FoldJob, network: torch.nn.Module, case: StoredCase) -> np.ndarray:
+        seen.append(job.configuration.training.mirror_axes)
+        return np.zeros((3, *case.shape), np.float32)
+
+    monkeypatch.setattr(overfitting, "case_logits", logits)
+    monkeypatch.setattr(overfitting, "STEPS_PER_ROUND", 1)
+    overfit(make_run(), "tiny", most_rounds=1)
+    assert seen == [(), ()]
 
 
 def test_what_cannot_be_learnt_is_told(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
