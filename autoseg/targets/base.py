@@ -12,6 +12,7 @@ from planners.labels import Labels
 from planners.plan import Target as TargetRecord
 from planners.plan import Training
 
+LEAST_PROBABILITY = 1e-30  # p · ln p is 0 below, and float32 still holds it
 Strides = Sequence[tuple[int, ...]]
 """Per output of the network: its stride against the patch, per axis."""
 
@@ -181,3 +182,19 @@ def exchange(count: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
     for first, second in pairs:
         order[first], order[second] = second, first
     return order
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Turn logits along the first axis into probabilities, float32."""
+    shifted = np.exp(values - values.max(axis=0), dtype=np.float32)
+    result: np.ndarray = shifted / shifted.sum(axis=0)
+    return result
+
+
+def softmax_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Give Shannon's entropy over the first axis, divided by its largest value."""
+    total = np.zeros(probabilities.shape[1:], dtype=np.float32)
+    for probability in probabilities:
+        total -= probability * np.log(np.maximum(probability, np.float32(LEAST_PROBABILITY)))
+    total /= np.float32(np.log(len(probabilities)))
+    return np.clip(total, 0, 1, out=total)

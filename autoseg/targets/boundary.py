@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from autoseg.extensions import find
-from autoseg.targets.base import Strides, mirror, sum_over_outputs
+from autoseg.targets.base import Strides, mirror, softmax, softmax_entropy, sum_over_outputs
 from autoseg.targets.decode_watershed import WatershedOptions, decode_boundary
 from autoseg.targets.instance_encoding import BOUNDARY, encode_boundary
 from autoseg.targets.instance_target import (
     InstanceTarget,
     at_strides,
     decode_options,
-    softmax,
-    softmax_entropy,
 )
 from autoseg.targets.losses import LOSSES
 from autoseg.targets.object_maps import OpenSides

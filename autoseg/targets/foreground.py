@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from autoseg.extensions import find
-from autoseg.targets.base import Strides, mirror, pick_classes, sum_over_outputs
+from autoseg.targets.base import Strides, mirror, softmax, softmax_entropy
 from autoseg.targets.decode_watershed import WatershedOptions, decode_components
-from autoseg.targets.instance_target import InstanceTarget, decode_options, softmax, softmax_entropy
-from autoseg.targets.losses import LOSSES
+from autoseg.targets.instance_target import InstanceTarget, decode_options
 from autoseg.targets.object_maps import OpenSides
 from autoseg.targets.semantic import SemanticTarget
 from planners.labels import Labels
@@ -36,12 +34,11 @@ class ForegroundTarget(InstanceTarget):
     @staticmethod
     def num_outputs(labels: Labels, options: Mapping[str, Any]) -> int:
         """Count the classes, background included."""
-        return labels.num_classes
+        return SemanticTarget.num_outputs(labels, options)
 
     def encode(self, label_BLZYX: Tensor, strides: Strides) -> tuple[list[Tensor], list[Tensor | None]]:
         """Pick the class in the middle of each stride's cell; ignored voxels weigh nothing."""
-        picked = pick_classes(label_BLZYX, strides, self.labels.ignore_index)
-        return [classes for classes, _ in picked], [annotated for _, annotated in picked]
+        return self.semantic.encode(label_BLZYX, strides)
 
     def loss(
         self,
@@ -52,12 +49,7 @@ class ForegroundTarget(InstanceTarget):
         annotated: Tensor | None = None,
     ) -> Tensor:
         """Add up the plan's loss over the outputs."""
-        function = find(LOSSES, "loss", self.training.loss)
-
-        def of_output(output: Tensor, classes: Tensor, voxels: Tensor | None) -> Tensor:
-            return function(output, classes, voxels, annotated, self.training.batch_dice)
-
-        return sum_over_outputs(of_output, outputs, maps, weights, output_weights)
+        return self.semantic.loss(outputs, maps, weights, output_weights, annotated)
 
     def counts(
         self, logits_BKZYX: Tensor, label_BLZYX: Tensor, annotated: Tensor | None = None

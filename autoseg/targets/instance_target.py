@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autoseg.evaluation.overlap import structures_of
-from autoseg.targets.base import Strides, Target
+from autoseg.targets.base import Strides, Target, softmax_entropy
 from autoseg.targets.blockwise import decode_blocks
 from autoseg.targets.object_maps import OpenSides, number_objects
 from planners.labels import Labels
@@ -23,7 +23,6 @@ WHOLE_VOXELS = 1 << 25  # decoded at once, about 1 GB of maps and what decoding 
 BLOCK_SIDE = {2: 2048, 3: 256}
 DIAMETER = 30.0  # voxels, where the plan names none; Cellpose's usual nucleus to cell
 MARGIN_DIAMETERS = 2.0  # around a block: an object that is cut by its border is then seen whole
-LEAST_PROBABILITY = 1e-30  # p · ln p is 0 below, and float32 still holds it
 
 Options = TypeVar("Options")
 
@@ -231,22 +230,6 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # of exp(−x): the quotient is 0 then, as it should be
         result: np.ndarray = 1 / (1 + np.exp(-values, dtype=np.float32))
     return result
-
-
-def softmax(values: np.ndarray) -> np.ndarray:
-    """Turn logits along the first axis into probabilities, float32."""
-    shifted = np.exp(values - values.max(axis=0), dtype=np.float32)
-    result: np.ndarray = shifted / shifted.sum(axis=0)
-    return result
-
-
-def softmax_entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Give Shannon's entropy over the first axis, divided by its largest value."""
-    total = np.zeros(probabilities.shape[1:], dtype=np.float32)
-    for probability in probabilities:
-        total -= probability * np.log(np.maximum(probability, np.float32(LEAST_PROBABILITY)))
-    total /= np.float32(np.log(len(probabilities)))
-    return np.clip(total, 0, 1, out=total)
 
 
 def mean_binary_entropy(probabilities: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

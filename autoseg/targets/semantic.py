@@ -9,11 +9,9 @@ from torch import Tensor
 
 from autoseg.evaluation.overlap import structures_of
 from autoseg.extensions import find
-from autoseg.targets.base import Strides, Target, mirror, pick_classes, sum_over_outputs
+from autoseg.targets.base import Strides, Target, mirror, pick_classes, softmax, softmax_entropy, sum_over_outputs
 from autoseg.targets.losses import LOSSES
 from planners.labels import Labels
-
-LEAST_PROBABILITY = 1e-30  # p · ln p is 0 below, and float32 still holds it
 
 
 class SemanticTarget(Target):
@@ -82,8 +80,7 @@ class SemanticTarget(Target):
 
     def probabilities(self, logits_KZYX: np.ndarray) -> np.ndarray:
         """Softmax over the classes."""
-        shifted = np.exp(logits_KZYX - logits_KZYX.max(axis=0), dtype=np.float32)
-        return shifted / shifted.sum(axis=0)
+        return softmax(logits_KZYX)
 
     def decode_probabilities(self, probabilities_KZYX: np.ndarray) -> np.ndarray:
         """Take the most probable class; of equals the first."""
@@ -99,11 +96,7 @@ class SemanticTarget(Target):
 
     def entropy(self, probabilities_KZYX: np.ndarray) -> np.ndarray:
         """Shannon's entropy over the classes, divided by its largest value ln K."""
-        total = np.zeros(probabilities_KZYX.shape[1:], dtype=np.float32)
-        for probability in probabilities_KZYX:
-            total -= probability * np.log(np.maximum(probability, np.float32(LEAST_PROBABILITY)))
-        total /= np.float32(np.log(len(probabilities_KZYX)))
-        return np.clip(total, 0, 1, out=total)
+        return softmax_entropy(probabilities_KZYX)
 
 
 def _largest(values_KZYX: np.ndarray) -> np.ndarray:
