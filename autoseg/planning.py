@@ -248,6 +248,12 @@ def _source(fingerprint: Fingerprint, options: RunOptions, model: Model | None) 
     named = identity_json(records_from(Plan, options.plan)) if options.plan is not None else None
     facts = records.to_json(fingerprint)
     del facts["image_percentiles"]  # no planner looks at them
+    for name, nothing in (
+        ("instances", None),
+        ("size_features", []),
+    ):  # so older runs of semantic tasks keep their plan
+        if facts[name] == nothing:
+            del facts[name]
     parts = [facts, memory_budget(options), options.planner, list(options.settings), named]
     if options.like is not None:
         parts.append({"like": identity_json(read_plan_of(options.like))})

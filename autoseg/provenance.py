@@ -50,6 +50,7 @@ def _files(case: Case) -> CaseFiles:
         label=None if case.label is None else str(case.label.resolve()),
         group=case.group,
         annotated_classes=case.annotated_classes,
+        classes=None if case.classes is None else str(case.classes.resolve()),
     )
 
 

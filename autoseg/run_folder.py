@@ -23,6 +23,7 @@
     ├── choice.json        ensemble and postprocessing, with reasons
     ├── scores.json        out-of-fold scores of what was chosen, with its postprocessing
     ├── metrics.json       the same measured in every way of the default protocol: surfaces, volumes, …
+    ├── instances.json     where objects are told apart: how well the chosen out-of-fold predictions do, object by object
     ├── confidence.json    its calibration curve, and how the Dice of a new case is predicted
     ├── out_of_fold/       where an ensemble was chosen: its predictions of the labelled cases, before postprocessing
     ├── predictions/       of the dataset's test images
@@ -178,6 +179,11 @@ class RunFolder:
         return self.root / "confidence.json"
 
     @property
+    def instances_file(self) -> Path:
+        """``instances.json``."""
+        return self.root / "instances.json"
+
+    @property
     def out_of_fold(self) -> Path:
         """Folder of the out-of-fold predictions of a chosen ensemble; those of one configuration lie in its folds."""
         return self.root / "out_of_fold"
@@ -299,7 +305,8 @@ def lock(path: Path) -> Iterator[None]:
 class CaseFiles:
     """The files of one case on the user's disk; one entry per channel file (or the only file that holds all).
 
-    ``annotated_classes`` are the inner indices of the classes the case has been annotated for; None: all.
+    ``annotated_classes`` are the inner indices of the classes the case has been annotated for; None: all. ``classes``
+    is the map of classes beside a label of object ids; None where there is none.
     """
 
     id: str
@@ -307,6 +314,7 @@ class CaseFiles:
     label: str | None = None
     group: str | None = None
     annotated_classes: tuple[int, ...] | None = None
+    classes: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

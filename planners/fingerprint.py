@@ -41,6 +41,37 @@ class Channel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaseObjects:
+    """The annotated objects of one case: how many, and their median diameter in mm (None where there are none)."""
+
+    count: int
+    diameter_mm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceStats:
+    """Facts about the annotated objects of all cases.
+
+    The diameter of an object is that of the circle (in volumes: the ball) of equal size.
+
+    Attributes:
+        cases: per measured case.
+        diameters_mm: 5th, 50th and 95th percentile over all objects.
+        solidity: median over objects of their voxels / those of their convex hull.
+        elongation: median over objects of the longest / the second longest principal axis.
+        touching_fraction: share of the objects that have a voxel next to another object's.
+        background_fraction: share of the voxels, over all cases, that belong to no object and no class.
+    """
+
+    cases: tuple[CaseObjects, ...]
+    diameters_mm: tuple[float, float, float]
+    solidity: float
+    elongation: float
+    touching_fraction: float
+    background_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fingerprint:
     """Facts about a dataset.
 
@@ -61,6 +92,9 @@ class Fingerprint:
             superior, the posterior, the left; None where the file does not say. May be empty.
         image_percentiles: per measured case and channel, the 5th, 25th, 50th, 75th and 95th percentile of all voxels
             that are not zero. No planner uses them; new images are compared with them. May be empty.
+        instances: of the annotated objects; None where no class has instances.
+        size_features: per measured case, what the diameter of its objects is estimated from by the image alone
+            (``preprocessing.size_features``). Empty where no class has instances.
     """
 
     dataset: str
@@ -75,6 +109,8 @@ class Fingerprint:
     class_centers: tuple[tuple[Center | None, ...], ...] = ()
     orientations: tuple[str | None, ...] = ()
     image_percentiles: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    instances: InstanceStats | None = None
+    size_features: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.spacings_mm or len(self.spacings_mm) != len(self.shapes):
@@ -86,7 +122,7 @@ class Fingerprint:
             raise PlanError("fingerprint holds a spacing that is not positive; correct that case's header")
         if any(value < 1 for shape in self.shapes for value in shape):
             raise PlanError("fingerprint holds a shape with an empty axis; remove that case")
-        for name in ("class_voxels", "class_centers", "orientations", "image_percentiles"):
+        for name in ("class_voxels", "class_centers", "orientations", "image_percentiles", "size_features"):
             if len(getattr(self, name)) not in (0, len(self.shapes)):
                 raise PlanError(
                     f"fingerprint has {len(getattr(self, name))} {name} for {len(self.shapes)} cases; give one per case"

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from planners.plan import Training
+from planners.plan import Configuration, Training
 from planners.records import to_json
 
-LATER_FIELDS = ("momentum_spans",)
-"""Fields of ``Training`` that plans have got after runs had been digested without them."""
+LATER_FIELDS = {"momentum_spans": Training.momentum_spans, "scaling": Configuration.scaling}
+"""Fields that plans have got after runs had been digested without them, with their defaults."""
 
 
 def identity_json(value: Any) -> Any:
@@ -26,5 +26,5 @@ def _without_later(value: Any) -> Any:
     return {
         name: _without_later(item)
         for name, item in value.items()
-        if name not in LATER_FIELDS or item != getattr(Training, name)
+        if name not in LATER_FIELDS or item != LATER_FIELDS[name]
     }

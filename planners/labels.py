@@ -40,7 +40,8 @@ class Labels:
         region_values: per region, in the order of ``regions``, the value that is painted where it is found; a later
             region covers an earlier one. Empty: derived (``planners/regions.py``).
         ignore: the value in the user's files that means "not annotated", or None.
-        instance_classes: names of the classes whose values are instance ids.
+        instance_classes: names of the classes whose objects are told apart. The label files then hold the ids of
+            objects; which class a voxel has, a second map beside them tells where there is more than one class.
     """
 
     classes: tuple[LabelClass, ...]

@@ -170,6 +170,23 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeScaling:
+    """How images are brought to a common diameter of their objects: estimated from the image alone, in training too.
+
+    Attributes:
+        diameter_mm: of the objects after scaling, at the configuration's spacing.
+        weights: what the logarithm of an image's diameter (mm) is made of: a constant, then one weight per entry of
+            ``preprocessing.size_features``.
+        least, most: limits of the factor by which an image is enlarged.
+    """
+
+    diameter_mm: float
+    weights: tuple[float, ...]
+    least: float = 0.25
+    most: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Configuration:
     """One network and its data. Tuples have ``architecture.dimensions`` entries: z, y, x after the plan's axis order.
 
@@ -186,6 +203,7 @@ class Configuration:
         resampling, target, architecture, training: see there.
         estimated_bytes: our own prediction of the training step's peak.
         previous: name of the configuration whose segmentation is an input (cascade), or None.
+        scaling: how images are brought to a common size of their objects; None: they are not.
     """
 
     name: str
@@ -203,6 +221,7 @@ class Configuration:
     training: Training
     estimated_bytes: int
     previous: str | None = None
+    scaling: SizeScaling | None = None
 
     @property
     def dimensions(self) -> int:

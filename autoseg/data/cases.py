@@ -17,6 +17,7 @@ class Case:
         label: None for a case to predict.
         group: cases of one group (a patient) stay in one fold.
         annotated_classes: inner indices of the classes that were annotated, background included; None: all.
+        classes: of a label that holds ids of objects, the map of class values beside it; None where there is one class.
     """
 
     id: str
@@ -24,6 +25,7 @@ class Case:
     label: Path | None = None
     group: str | None = None
     annotated_classes: tuple[int, ...] | None = None
+    classes: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class DatasetSource:
         dataset: folder, CSV table, or ``dataset.json``; None where ``images`` and ``labels`` are given.
         images, labels, test: folders of a plain layout.
         group_by: regular expression over case ids; its first group (or the whole match) names the case's group.
+        task: ``semantic`` (labels hold classes), ``instance`` (they hold ids of objects), or ``auto``: as
+            ``dataset.json`` says, and where it says nothing of labels, as they look.
     """
 
     dataset: Path | None = None
@@ -57,6 +61,7 @@ class DatasetSource:
     labels: Path | None = None
     test: Path | None = None
     group_by: str | None = None
+    task: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,7 @@ class Dataset:
         file_ending: of most image files; ``.dcm`` for DICOM folders.
         mismatches: files that do not go together.
         notes: decisions made on the way that the user should see.
+        task: as asked for; ``auto`` where labels are not declared and nobody has said.
     """
 
     name: str
@@ -88,3 +94,4 @@ class Dataset:
     file_ending: str
     mismatches: tuple[Mismatch, ...] = ()
     notes: tuple[str, ...] = ()
+    task: str = "auto"

@@ -7,7 +7,8 @@ Averages with unequal weights are candidates only where they win out of fold too
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from autoseg.evaluation.choice_reasons import why_best, why_rules, why_weights
 from autoseg.evaluation.criterion import CRITERION, interval_of
@@ -31,6 +32,8 @@ class Candidate:
         interval: of the mean Dice, 95 % bootstrap over cases; None where nothing could be scored, and in older files.
         mean_dice, mean_iou: mean over the foreground structures, None where nothing could be scored.
         dice: per structure.
+        score: what the choice's criterion gives, where that is not the mean Dice; ``interval`` is its then.
+        decode: settings of the decoder that were fitted out of fold, where the target finds objects.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Candidate:
     dice: tuple[float | None, ...]
     weights: Weights = ()
     interval: Interval | None = None
+    score: float | None = None
+    decode: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,8 @@ class Choice:
         candidates: in the order in which ties are decided.
         trials: every postprocessing rule that was tried, before and after.
         reasons: why this and no other.
+        score: what the criterion gives, where that is not the mean Dice; ``interval`` is its then.
+        decode: settings of the decoder that were fitted out of fold, where the target finds objects.
     """
 
     configurations: Names
@@ -78,6 +85,8 @@ class Choice:
     interval: Interval | None = None
     mean_before: float | None = None
     dice_before: tuple[float | None, ...] = ()
+    score: float | None = None
+    decode: dict[str, Any] = field(default_factory=dict)
 
 
 def candidates_of(configurations: Sequence[str]) -> tuple[Names, ...]:

@@ -41,6 +41,7 @@ class Target(ABC):
         margin: voxels of context that encoding and decoding need around a voxel; a plan's options may set it.
         pointwise: whether each voxel decodes alone, so that decoding may go slab by slab on any grid.
         relative: whether adding one number to all logits of a voxel changes nothing.
+        finds_objects: whether decoding gives ids of objects instead of classes (then it is an ``InstanceTarget``).
 
     Tensors of a 2D configuration have no z.
     """
@@ -50,6 +51,7 @@ class Target(ABC):
     margin: int = 0
     pointwise: ClassVar[bool] = True
     relative: ClassVar[bool] = False
+    finds_objects: ClassVar[bool] = False
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
         """Bind the target to a plan's record, labels and training settings (loss, Dice over the batch or not)."""

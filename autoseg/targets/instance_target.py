@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,6 +72,7 @@ class InstanceTarget(Target):
 
     criterion = "f1"
     pointwise = False
+    finds_objects = True
     known_options: tuple[str, ...] = ()
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
@@ -189,6 +190,13 @@ class InstanceTarget(Target):
         classes = order[best].astype(np.min_scalar_type(self.labels.num_classes))
         classes[0] = 0
         return classes
+
+
+def with_decode(record: TargetRecord, settings: Mapping[str, Any]) -> TargetRecord:
+    """Give a plan's target other settings of its decoder; those that are not named stay."""
+    if not settings:
+        return record
+    return replace(record, options={**record.options, "decode": {**record.options.get("decode", {}), **settings}})
 
 
 def dimensions_of(options: Mapping[str, Any]) -> int:
