@@ -21,6 +21,7 @@ from planners.plan import MemoryBudget, Plan, Reason
 from planners.transfer import adapt_labels, carry, fine_tune, is_flat, own_axis_order, renew_warm_up
 
 WRITTEN = "plan.json as written"
+LATER_FACTS = ("instances", "size_features")  # not digested where there are none: older runs knew none
 BY_HAND = Reason(about="plan.json", rule="user", because="edited by hand after it was written")
 
 

@@ -23,7 +23,7 @@
     ├── choice.json        ensemble and postprocessing, with reasons
     ├── scores.json        out-of-fold scores of what was chosen, with its postprocessing
     ├── metrics.json       the same measured in every way of the default protocol: surfaces, volumes, …
-    ├── instances.json     where objects are told apart: how well the chosen out-of-fold predictions do, object by object
+    ├── instances.json     where objects are told apart: what became of each, out of fold
     ├── confidence.json    its calibration curve, and how the Dice of a new case is predicted
     ├── out_of_fold/       where an ensemble was chosen: its predictions of the labelled cases, before postprocessing
     ├── predictions/       of the dataset's test images

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from planners.fingerprint import Channel, Shape
 from planners.labels import Labels
+from planners.possible import check_architecture, check_training
 from planners.records import PlanError
 
 FORMAT = 1
@@ -348,8 +349,8 @@ def _check_configuration(item: Configuration) -> None:
         raise PlanError(f"{item.name}.spacing_mm is {list(item.spacing_mm)}; millimetres must be above 0")
     if item.batch_size < 1:
         raise PlanError(f"{item.name}.batch_size is {item.batch_size}; must be at least 1")
-    _check_architecture(item.architecture, f"{item.name}.architecture")
-    _check_training(item.training, dimensions, f"{item.name}.training")
+    check_architecture(item.architecture, f"{item.name}.architecture")
+    check_training(item.training, dimensions, f"{item.name}.training")
     for axis in range(dimensions):
         divisor = math.prod(stage.stride[axis] for stage in item.architecture.stages)
         size = item.patch_size[axis]
@@ -359,50 +360,3 @@ def _check_configuration(item: Configuration) -> None:
                 f"{item.name}.patch_size[{axis}] is {size}; the strides need a multiple of {divisor} "
                 f"(possible: {' or '.join(str(value) for value in sorted({low, high}))})"
             )
-
-
-def _check_architecture(network: Architecture, place: str) -> None:
-    if not network.stages:
-        raise PlanError(f"{place}.stages is empty")
-    if len(network.num_decoder_blocks) != len(network.stages) - 1:
-        raise PlanError(f"{place}.num_decoder_blocks needs {len(network.stages) - 1} entries")
-    if not 1 <= len(network.outputs) <= max(1, len(network.stages) - 1):
-        raise PlanError(f"{place}.outputs has {len(network.outputs)} entries; needs one, at most one per decoder stage")
-    for index, stage in enumerate(network.stages):
-        if len(stage.stride) != network.dimensions or len(stage.kernel) != network.dimensions:
-            raise PlanError(f"{place}.stages[{index}] needs a stride and a kernel of {network.dimensions} entries")
-        if min(*stage.stride, *stage.kernel, stage.features, stage.num_blocks) < 1:
-            raise PlanError(f"{place}.stages[{index}] holds a number below 1")
-        if any(edge % 2 == 0 for edge in stage.kernel):
-            raise PlanError(f"{place}.stages[{index}].kernel is {list(stage.kernel)}; possible are odd sizes: 1, 3, 5")
-    if max(network.stages[0].stride) > 1:
-        raise PlanError(
-            f"{place}.stages[0].stride is {list(network.stages[0].stride)}; the first stage keeps the size: 1"
-        )
-
-
-def _check_training(training: Training, dimensions: int, place: str) -> None:
-    for name in ("epochs", "steps_per_epoch", "validation_steps"):
-        if getattr(training, name) < 1:
-            raise PlanError(f"{place}.{name} is {getattr(training, name)}; must be at least 1")
-    if not 0 <= training.foreground_fraction <= 1:
-        raise PlanError(f"{place}.foreground_fraction is {training.foreground_fraction}; must be between 0 and 1")
-    for name in ("learning_rate", "weight_decay", "warm_up", "gradient_clip", "momentum_spans"):
-        if getattr(training, name) < 0:
-            raise PlanError(f"{place}.{name} is {getattr(training, name)}; must not be negative")
-    if not 0 <= training.momentum < 1:
-        raise PlanError(f"{place}.momentum is {training.momentum}; must be at least 0 and below 1")
-    _check_mirroring(training, dimensions, place)
-    if training.patience is not None and training.patience < 1:
-        raise PlanError(f"{place}.patience is {training.patience}; must be at least 1, or null")
-
-
-def _check_mirroring(training: Training, dimensions: int, place: str) -> None:
-    if not set(training.mirror_axes) <= set(range(dimensions)):
-        raise PlanError(f"{place}.mirror_axes is {list(training.mirror_axes)}; possible are {list(range(dimensions))}")
-    if (training.mirror_swap_axis is None) == bool(training.mirror_swaps):
-        raise PlanError(f"{place}.mirror_swaps and mirror_swap_axis go together: give both or neither")
-    if training.mirror_swap_axis is not None and training.mirror_swap_axis not in training.mirror_axes:
-        raise PlanError(
-            f"{place}.mirror_swap_axis is {training.mirror_swap_axis}; possible: {list(training.mirror_axes)}"
-        )

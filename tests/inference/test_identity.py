@@ -69,7 +69,8 @@ def test_what_a_plan_was_made_from_stays_the_same(run: RunFolder) -> None:
         shapes=((8,) * 3,),
     )
     facts = records.to_json(fingerprint)
-    del facts["image_percentiles"]
+    for later in ("image_percentiles", *planning.LATER_FACTS):
+        del facts[later]
     options = RunOptions(budget_bytes=10**9, device="cpu")
     before = [facts, planning.memory_budget(options), options.planner, []]
 
