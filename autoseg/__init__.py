@@ -71,15 +71,15 @@ def plan(dataset: "str | PathLike[str] | Sequence[str | PathLike[str]] | None" =
     first, *others = dataset if isinstance(dataset, list | tuple) else [dataset]
     source, chosen = options_from(first, options)
     if others:
-        return verbs.plan_together([source, *(options_from(item, {})[0] for item in others)], chosen)
+        return verbs.plan_together([source, *(options_from(item, {"task": source.task})[0] for item in others)], chosen)
     return verbs.plan(source, chosen)
 
 
 def predict(model: "str | PathLike[str]", image: Any, **options: Any) -> Any:
-    """Segment one image with a trained run folder.
+    """Segment one image with a trained model.
 
     Args:
-        model: a run folder.
+        model: a run folder, ``MODEL.autoseg``, or a model folder or checkpoint of nnU-Net v2.
         image: a path, a ``SimpleITK.Image``, or an array (z, y, x) or (channel, z, y, x) with ``spacing_mm``.
         **options: ``spacing_mm`` (z, y, x) for arrays; ``device``.
 

@@ -95,7 +95,7 @@ def _plan(options: argparse.Namespace) -> None:
         plan = verbs.plan_fingerprint(options.fingerprint, _source_and_options(options)[1])
     elif len(datasets) > 1:
         source, chosen = _source_and_options(options)
-        others = [options_from(dataset, {})[0] for dataset in datasets[1:]]
+        others = [options_from(dataset, {"task": source.task})[0] for dataset in datasets[1:]]
         plan = verbs.plan_together([source, *others], chosen)
     else:
         plan = verbs.plan(*_source_and_options(options))
@@ -115,6 +115,12 @@ def _predict(options: argparse.Namespace) -> None:
 
     names = ("overwrite", "save_probabilities", "uncertainty", "device")
     verbs.predict(options.model, options.images, options.output, **{name: getattr(options, name) for name in names})
+
+
+def _export(options: argparse.Namespace) -> None:
+    from autoseg import verbs
+
+    verbs.export(options.model, options.out, options.format)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -161,6 +167,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
     "plan": _plan,
     "train": _train,
     "predict": _predict,
+    "export": _export,
     "evaluate": _evaluate,
     "report": _report,
     "challenge": _challenge,

@@ -25,10 +25,16 @@ VERB_EXAMPLES = {
         "  autoseg run my_dataset --configurations 3d_fullres --folds 0,1 --device cpu\n"
         "  autoseg run my_dataset --set 3d_fullres.batch_size=4\n"
         "  autoseg run my_dataset --time-budget 6h --patience 100\n"
+        "  autoseg run my_dataset --task instance\n"
         "  autoseg run my_dataset --like runs/other_dataset\n"
         "  autoseg run my_dataset --init runs/other_dataset --freeze encoder --epochs 200\n"
     ),
-    "check": "examples:\n  autoseg check my_dataset\n  autoseg check --images scans --labels masks\n",
+    "check": (
+        "examples:\n"
+        "  autoseg check my_dataset\n"
+        "  autoseg check --images scans --labels masks\n"
+        "  autoseg check my_dataset --task instance\n"
+    ),
     "plan": (
         "examples:\n"
         "  autoseg plan my_dataset\n"
@@ -45,6 +51,13 @@ VERB_EXAMPLES = {
         "  autoseg predict runs/my_dataset new_scans results\n"
         "  autoseg predict runs/my_dataset scan.nii.gz results --save-probabilities\n"
         "  autoseg predict runs/my_dataset new_scans results --uncertainty\n"
+        "  autoseg predict my_dataset.autoseg new_scans results\n"
+        "  autoseg predict nnUNetTrainer__nnUNetPlans__3d_fullres new_scans results\n"
+    ),
+    "export": (
+        "examples:\n"
+        "  autoseg export runs/my_dataset my_dataset.autoseg\n"
+        "  autoseg export runs/my_dataset for_nnunet --format nnunet\n"
     ),
     "evaluate": (
         "examples:\n"
@@ -84,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_plan(_verb(verbs, "plan", "show what would be trained, value and reason side by side"))
     _add_train(_verb(verbs, "train", "train one fold of a run; what launchers call"))
     _add_predict(_verb(verbs, "predict", "segment new images with a trained run"))
+    _add_export(_verb(verbs, "export", "write a trained model for others: one file, or model folders for nnU-Net v2"))
     _add_evaluate(_verb(verbs, "evaluate", "compare predictions with labels"))
     _add_report(_verb(verbs, "report", "write a run's HTML page again, or one that compares several runs"))
     _add_challenge(_verb(verbs, "challenge", "public challenges: lay out their data, score, pack a submission"))
@@ -122,6 +136,11 @@ def _add_source(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     source.add_argument("--labels", metavar="DIR", type=Path, help="folder of labels, matched by name")
     source.add_argument("--test", metavar="DIR", type=Path, help="folder of images to predict in the end")
     source.add_argument("--group-by", metavar="REGEX", help="cases whose ids match alike stay in one fold")
+    source.add_argument(
+        "--task",
+        choices=("auto", "semantic", "instance"),
+        help="labels hold classes, or ids of objects (default: auto)",
+    )
 
 
 def _add_planning(parser: argparse.ArgumentParser) -> None:
@@ -182,13 +201,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="run folder")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="run folder, MODEL.autoseg, nnU-Net v2 model")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of images, or one image")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder for the segmentations")
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     parser.add_argument("--save-probabilities", action="store_true", help="keep the class probabilities too")
     parser.add_argument("--uncertainty", action="store_true", help="write maps of entropy and of disagreement too")
     parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="run folder (or another model that predicts)")
+    parser.add_argument("out", metavar="OUT", type=Path, help="file to write; for nnunet a folder")
+    parser.add_argument("--format", choices=("autoseg", "nnunet"), default="autoseg", help="default: autoseg")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.dataset import DatasetSource
+from autoseg.data.instance_labels import AUTO, TASKS
 from autoseg.errors import OptionError
 from autoseg.extensions import find
 from planners.plan import GIGABYTE
@@ -152,7 +153,7 @@ def options_from(dataset: Any, given: Mapping[str, Any]) -> tuple[DatasetSource,
     Raises:
         OptionError: a name is unknown or a value cannot be read.
     """
-    source_names = {"images", "labels", "test", "group_by"}
+    source_names = {"images", "labels", "test", "group_by", "task"}
     source = {name: value for name, value in given.items() if name in source_names}
     options: dict[str, Any] = {name: value for name, value in given.items() if name not in source_names}
     if "budget" in options:
@@ -212,4 +213,13 @@ def _source(dataset: Any, given: Mapping[str, Any]) -> DatasetSource:
     if dataset is not None and paths["images"] is not None:
         dataset_and = f"{dataset} and --images {paths['images']}"
         raise OptionError(f"two datasets given: {dataset_and}. Give the folder, or --images and --labels")
-    return DatasetSource(dataset=None if dataset is None else Path(dataset), group_by=given.get("group_by"), **paths)
+    task = given.get("task", AUTO)
+    find(dict.fromkeys(TASKS), "task", task)
+    return DatasetSource(
+        dataset=None if dataset is None else Path(dataset),
+        images=paths["images"],
+        labels=paths["labels"],
+        test=paths["test"],
+        group_by=given.get("group_by"),
+        task=task,
+    )

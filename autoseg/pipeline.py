@@ -238,8 +238,11 @@ def _summary(work: Work, seconds: float) -> None:
     lines = []
     if run.choice_file.exists():
         choice = run.read(Choice, run.choice_file)
-        shown = "no foreground to score" if choice.mean_dice is None else f"{choice.mean_dice:.4f}"
-        lines.append(f"mean out-of-fold Dice  {shown}   ({' + '.join(choice.configurations)})")
+        name, score = ("mean out-of-fold Dice", choice.mean_dice)
+        if choice.score is not None:
+            name, score = ("out-of-fold F1@0.5", choice.score)
+        shown = "no foreground to score" if score is None else f"{score:.4f}"
+        lines.append(f"{name:23}{shown}   ({' + '.join(choice.configurations)})")
     if work.dataset.test_cases:
         lines.append(f"predictions            {run.predictions}")
     lines += [

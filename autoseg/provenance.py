@@ -22,14 +22,16 @@ def open_record(dataset: Dataset, options: RunOptions, run: RunFolder) -> None:
     """Make ``run.json``, or see that it belongs to this dataset and bring its files and options up to date.
 
     Raises:
-        RunFolderError: the folder was made from another dataset.
+        RunFolderError: the folder was made from another dataset, or planned for another task.
     """
     files = {
         "name": dataset.name,
         "dataset": str(dataset.root.resolve()),
         "cases": tuple(_files(case) for case in dataset.cases),
         "test_cases": tuple(_files(case) for case in dataset.test_cases),
-        "options": records.to_json({k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}),
+        "options": records.to_json(
+            {k: str(v) if isinstance(v, Path) else v for k, v in {**vars(options), "task": dataset.task}.items()}
+        ),
     }
     if not run.run_file.exists():
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -38,8 +40,18 @@ def open_record(dataset: Dataset, options: RunOptions, run: RunFolder) -> None:
     found = run.read(RunRecord, run.run_file).dataset
     if found != files["dataset"]:
         raise RunFolderError(f"{run.root} was made from {found}, not from {files['dataset']}. Give another --out")
+    _check_task(run, dataset.task)
     run.change_record(**files)
     say("  this folder was used before; what is done is kept")
+
+
+def _check_task(run: RunFolder, task: str) -> None:
+    """Refuse to go on with another task than a plan was made for, where somebody had said which."""
+    before = run.read(RunRecord, run.run_file).options.get("task", "auto")
+    if before not in (task, "auto") and run.plan_file.exists():
+        raise RunFolderError(
+            f"{run.root} was planned for the task {before}, not {task}. Give --task {before} again, or another --out"
+        )
 
 
 def _files(case: Case) -> CaseFiles:

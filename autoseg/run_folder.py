@@ -25,7 +25,8 @@
     ├── metrics.json       the same measured in every way of the default protocol: surfaces, volumes, …
     ├── instances.json     where objects are told apart: what became of each, out of fold
     ├── confidence.json    its calibration curve, and how the Dice of a new case is predicted
-    ├── out_of_fold/       where an ensemble was chosen: its predictions of the labelled cases, before postprocessing
+    ├── out_of_fold/       where an ensemble was chosen, or objects are told apart: the predictions of the labelled
+    │                      cases as they were chosen, before postprocessing
     ├── predictions/       of the dataset's test images
     ├── log.jsonl          every decision, warning and root cause
     └── report.html

@@ -24,7 +24,7 @@ from planners import records
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
 
-__all__ = ["check", "demo", "evaluate", "plan", "predict", "report", "run", "train"]
+__all__ = ["check", "demo", "evaluate", "export", "plan", "predict", "report", "run", "train"]
 
 DEFAULT_MARGIN = 0.01
 """How much lower a mean score may be and still count as no worse. Assumption: a hundredth of Dice, about what two
@@ -85,9 +85,13 @@ def _measure(source: DatasetSource) -> Fingerprint:
     """Check and measure a dataset without keeping anything."""
     from autoseg.preprocessing.fingerprinting import check_and_measure
 
-    result, fingerprint = check_and_measure(open_dataset(source), None, store_folder=None)
+    dataset = open_dataset(source)
+    result, fingerprint = check_and_measure(dataset, None, store_folder=None)
     if result.stops or fingerprint is None:
         raise DatasetError(result.text())
+    if dataset.labels is None and fingerprint.labels.instance_classes:  # nobody said so: the plan follows from it
+        for note in result.notes:
+            say(f"  note: {note}")
     return fingerprint
 
 
@@ -114,6 +118,17 @@ def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
     from autoseg.inference.predictor import predict_folder
 
     predict_folder(model, images, output, **options)
+
+
+def export(model: Path, out: Path, kind: str = "autoseg") -> None:
+    """Write a trained model for others, and say what was written."""
+    from autoseg.inference.sharing import export_model
+
+    done = export_model(model, out, kind)
+    for note in done.notes:
+        say(f"  {note}")
+    for path in done.paths:
+        print(path)
 
 
 def evaluate(

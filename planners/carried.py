@@ -6,8 +6,11 @@ from typing import Any
 
 from planners import recipe
 from planners.decision import axis_names, millimetres, percent, times
+from planners.diameter import fit_scaling
 from planners.fingerprint import Fingerprint
 from planners.geometry import median_resampled_shape, reorder, target_spacing
+from planners.instance_plan import enlarge, renew_options, stats_of
+from planners.instances import choose_targets, count_outputs, object_sizes
 from planners.labels import Labels
 from planners.low_resolution import ENOUGH_OF_A_CASE
 from planners.network_size import FAMILIES
@@ -38,7 +41,7 @@ class Carried:
 
 def carry_configuration(item: Configuration, plan: Plan, fingerprint: Fingerprint) -> Carried:
     """Carry a configuration of a plan to a dataset. Its estimated bytes are left at 0, to be predicted anew."""
-    carried = _give_shapes(Carried(item), plan, fingerprint)
+    carried = _give_shapes(_give_objects(Carried(item), plan, fingerprint), plan, fingerprint)
     carried = _give_channels(carried, plan, fingerprint)
     carried = give_labels(carried, plan.labels, fingerprint.labels)
     carried = mirror(carried, plan, fingerprint)
@@ -51,6 +54,31 @@ def carry_configuration(item: Configuration, plan: Plan, fingerprint: Fingerprin
     return _remark_on_patch(_remark_on_spacing(carried, plan, fingerprint), plan)
 
 
+def _give_objects(carried: Carried, plan: Plan, fingerprint: Fingerprint) -> Carried:
+    """Decide anew what depends on the objects: the common size, and a target's options; a user's own stay."""
+    if not fingerprint.labels.instance_classes:
+        return carried
+    item, place = carried.item, f"{carried.item.name}.target.options."
+    stats, scaling = stats_of(fingerprint), fit_scaling(fingerprint)
+    sizes = object_sizes(stats, item.spacing_mm, scaling.value)
+    kept = [r.about.removeprefix(place) for r in plan.reasons if r.rule == "user" and r.about.startswith(place)]
+    target = renew_options(item.target, sizes, kept)
+    if scaling.value != item.scaling:
+        because = f"for {fingerprint.dataset}: {scaling.because}"
+        carried = carried.change("scaling", because, scaling=scaling.value)
+    for option in sorted(set(target.options) - {"decode"}):
+        if target.options[option] != item.target.options.get(option):
+            because = f"for the objects of {fingerprint.dataset}: median diameter {sizes.median:.3g} voxels"
+            carried = carried.change(f"target.options.{option}", because, target=target)
+    if target.options.get("decode") != item.target.options.get("decode"):
+        because = f"for the objects of {fingerprint.dataset}, of which 5 % are below {sizes.small:.3g} voxels"
+        carried = carried.change("target.options.decode", because, target=target)
+    chosen = choose_targets(stats, sizes)
+    if item.target.name not in chosen.names:
+        carried = carried.remark("target.name", f"planned anew: {' and '.join(chosen.names)}: {chosen.because}")
+    return carried
+
+
 def _give_shapes(carried: Carried, plan: Plan, fingerprint: Fingerprint) -> Carried:
     """Measure the new cases on the plan's grid."""
     item = carried.item
@@ -58,7 +86,8 @@ def _give_shapes(carried: Carried, plan: Plan, fingerprint: Fingerprint) -> Carr
     grid = (*own[: 3 - item.dimensions], *item.spacing_mm)
     as_read = [grid[plan.axis_order.index(axis)] for axis in range(3)]
     z, y, x = as_read
-    shape = median_resampled_shape(fingerprint.spacings_mm, fingerprint.shapes, (z, y, x))
+    seen = enlarge(fingerprint, item.scaling)
+    shape = median_resampled_shape(seen.spacings_mm, seen.shapes, (z, y, x))
     median = reorder(shape, plan.axis_order)[3 - item.dimensions :]
     because = f"median of the cases of {fingerprint.dataset} at that spacing, after cropping to nonzero"
     return carried.change("median_shape", because, median_shape=median)
@@ -96,7 +125,12 @@ def give_labels(carried: Carried, old: Labels, new: Labels) -> Carried:
     item = carried.item
     if meaning(old) == meaning(new):
         return carried
-    if item.target == replace(_target_of(old), options=item.target.options):
+    count = count_outputs(item.target, new) if new.instance_classes else None
+    if count is not None and count_outputs(item.target, old) == item.target.num_outputs:
+        because = f"{count} maps for {new.num_classes} classes with background"
+        if count != item.target.num_outputs:
+            carried = carried.change("target.num_outputs", because, target=replace(item.target, num_outputs=count))
+    elif item.target == replace(_target_of(old), options=item.target.options):
         target = _target_of(new)
         options = item.target.options if target.name == item.target.name else target.options
         because = f"{target.num_outputs} outputs for {new.num_classes} classes"

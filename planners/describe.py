@@ -1,5 +1,6 @@
 """The plan as text: every value with its reason beside it."""
 
+import functools
 import json
 import math
 import re
@@ -21,8 +22,15 @@ TITLE_WIDTH, VALUE_WIDTH = 16, 26
 CHANGES = ("user", "out-of-memory", "time-budget", "carried-changed", "fine-tuning")
 """Rules of reasons that tell of a change to a finished plan."""
 
-ORIGINS = (("plan", "plan.json"), ("channels", "channels"), ("labels", "labels"), ("budget", "budget"))
-"""What a plan was carried or put together from: title and place of the reasons; a plan made here has none."""
+ORIGINS = (
+    ("plan", "plan.json"),
+    ("channels", "channels"),
+    ("labels", "labels"),
+    ("objects", "labels.instance_classes"),
+    ("budget", "budget"),
+)
+"""What a plan was carried or put together from, and what was measured of objects: title and place of the reasons. A
+plan of classes that was made here has none."""
 
 
 def describe(plan: Plan) -> str:
@@ -59,11 +67,13 @@ def _headline(plan: Plan) -> str:
 
 
 def _describe_configuration(plan: Plan, configuration: Configuration) -> list[str]:
-    name, like = configuration.name, _first_stage_on_the_same_grid(plan, configuration)
+    name, like = configuration.name, _described_before(plan, configuration)
     used, budget = byte_size(configuration.estimated_bytes), byte_size(plan.budget.device_bytes)
     used = f"about {used.removesuffix(budget[-3:])} of {budget}"
     lines = [f"{name:<{2 + TITLE_WIDTH + VALUE_WIDTH}}{used}"]
     rows = ROWS if configuration.previous is None else (INPUTS, *ROWS)
+    if plan.labels.instance_classes:
+        rows = tuple(row for one in ROWS for row in (object_rows(configuration) if one == TARGET else [one]))
     if _mirrors_with_care(configuration):
         rows = (*rows, MIRRORING)
     if like is not None:
@@ -71,18 +81,26 @@ def _describe_configuration(plan: Plan, configuration: Configuration) -> list[st
     for title, field, word in rows:
         lines += _row(title, word(configuration), _because(plan, f"{name}.{field}"))
     needed, _, parts = _because(plan, f"{name}.host_bytes").partition(": ")
-    lines += _row("main memory", needed, parts) if needed else []
+    lines += _row("main memory", needed, parts) if needed and (like is None or configuration.previous) else []
     if like is not None:
         lines += _row("all else", f"as {like.name}", _because(plan, f"{name}.previous"))
-    shown = {f"{name}.{field}" for _, field, _ in ROWS}
+    shown = {f"{name}.{field}" for _, field, _ in rows}
     for about in dict.fromkeys(reason.about for reason in plan.reasons if reason.rule in CHANGES):
         if about.startswith(f"{name}.") and about not in shown:
             lines += _change(about.removeprefix(f"{name}."), configuration, _because(plan, about))
     return lines
 
 
-def _first_stage_on_the_same_grid(plan: Plan, configuration: Configuration) -> Configuration | None:
-    """Find the configuration that a cascade's second stage is described against; None where there is none."""
+def _described_before(plan: Plan, configuration: Configuration) -> Configuration | None:
+    """Find the configuration that another is described against; None where there is none.
+
+    A cascade's second stage is described against the first on its grid; one that finds objects, against the first of
+    those with the same network on the same grid.
+    """
+    if plan.labels.instance_classes:
+        grid = (configuration.spacing_mm, configuration.architecture)
+        first = next(c for c in plan.configurations if (c.spacing_mm, c.architecture) == grid)
+        return None if first is configuration else first
     if configuration.previous is None:
         return None
     alike = (c for c in plan.configurations if c.previous is None and c.spacing_mm == configuration.spacing_mm)
@@ -165,6 +183,36 @@ def _word_mirroring(configuration: Configuration) -> str:
     return (", ".join(names[axis] for axis in training.mirror_axes) or "off") + swapped
 
 
+def object_rows(configuration: Configuration) -> list["Row"]:
+    """List what is shown of a target that finds objects: its options, and the common size of the objects."""
+    options = configuration.target.options
+    rows: list[Row] = [("target", "target.name", lambda c: f"{c.target.name}, {_count(c.target.num_outputs, 'map')}")]
+    for name in options:
+        if name not in ("dimensions", "spacing", "decode"):
+            rows.append((name, f"target.options.{name}", functools.partial(_word_option, name)))
+    if "decode" in options:
+        rows.append(("decoding", "target.options.decode.smallest", _word_decoding))
+    rows.append(("common size", "scaling", _word_scaling))
+    return rows
+
+
+def _word_option(name: str, configuration: Configuration) -> str:
+    value = configuration.target.options.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or name == "weight":
+        return json.dumps(value)
+    return f"{value:.3g} voxel{'s' * (value != 1)}"
+
+
+def _word_decoding(configuration: Configuration) -> str:
+    decode = configuration.target.options.get("decode", {})
+    return ", ".join(f"{name} {value}" for name, value in decode.items())
+
+
+def _word_scaling(configuration: Configuration) -> str:
+    scaling = configuration.scaling
+    return "no" if scaling is None else f"{scaling.diameter_mm:.3g} mm, {scaling.least:.2g} to {scaling.most:.2g} times"
+
+
 Row = tuple[str, str, Callable[[Configuration], str]]
 
 INPUTS: Row = ("inputs", "inputs", _word_inputs)
@@ -172,6 +220,8 @@ INPUTS: Row = ("inputs", "inputs", _word_inputs)
 
 MIRRORING: Row = ("mirroring", "training.mirror_axes", _word_mirroring)
 """Shown of a configuration that does not just mirror along every axis."""
+
+TARGET: Row = ("target", "target.num_outputs", lambda c: c.target.name)
 
 ROWS: tuple[Row, ...] = (
     ("spacing", "spacing_mm", lambda c: millimetres(c.spacing_mm)),
@@ -185,7 +235,7 @@ ROWS: tuple[Row, ...] = (
     ("features", "architecture.stages.features", lambda c: _runs([s.features for s in c.architecture.stages])),
     ("blocks", "architecture.stages.num_blocks", _word_blocks),
     ("outputs", "architecture.outputs", lambda c: _runs([f"{o.loss_weight:.2g}" for o in c.architecture.outputs])),
-    ("target", "target.num_outputs", lambda c: c.target.name),
+    TARGET,
     ("normalization", "normalization", lambda c: _runs(c.normalization)),
     ("statistics", "use_mask_for_norm", lambda c: "inside the mask" if any(c.use_mask_for_norm) else "whole image"),
     ("resampling", "resampling", lambda c: f"orders {c.resampling.image_order}, {c.resampling.label_order}"),

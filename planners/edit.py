@@ -13,11 +13,11 @@ from typing import Any
 
 from planners import inheritance, recipe
 from planners.decision import byte_size
-from planners.memory import StepBytes, configuration_bytes
+from planners.instance_plan import follow_target
+from planners.memory import StepBytes, configuration_bytes, explain_bytes
 from planners.network_size import FAMILIES
 from planners.plan import Configuration, Plan, Reason
 from planners.records import PlanError, RecordError, from_json, to_json
-from planners.unet import explain_bytes
 
 DERIVED = {
     "name": "it names the configuration's folders",
@@ -32,7 +32,13 @@ DECIDED_FOR = {
         "architecture.stages.stride",
         "architecture.stages.kernel",
         "training.batch_dice",
+        "target.options.width",
+        "target.options.decode.smallest",
+        "target.options.decode.least_points",
+        "target.options.decode.steps",
+        "target.options.offsets",
     ),
+    "scaling": ("median_shape", "patch_size", "target.options.diameter"),
     "patch_size": (
         "batch_size",
         "architecture.stages.stride",
@@ -184,6 +190,9 @@ def _set_in_configuration(plan: Plan, name: str, steps: Sequence[str], value: An
     if new == old:
         return plan
     field = ".".join(steps)
+    if plan.labels.instance_classes:
+        new, more = follow_target(old, new, field, plan.labels)
+        follows += more
     former = "not set" if before is None else json.dumps(to_json(before))
     asked = Reason(about=f"{name}.{field}", rule="user", because=f"set by the user (was {former})")
     new, recomputed = _recompute_bytes(new, plan)

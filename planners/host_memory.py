@@ -11,12 +11,19 @@ from dataclasses import dataclass, replace
 
 from planners.decision import byte_size, times
 from planners.fingerprint import Fingerprint
+from planners.instance_plan import enlarge
 from planners.plan import Configuration, Plan, Reason
 
 RULE = "host-bytes"
 
 SINGLE, SHORT = 4, 2
 """Bytes of a number in fp32, of a class in a batch (int16)."""
+
+LAYERS_WITH_IDS = 2 * SINGLE
+"""Bytes per voxel of a label whose second layer holds ids of objects, both int32."""
+
+NUMBERING = LAYERS_WITH_IDS + SINGLE + 8
+"""Bytes per voxel while ids are numbered, beside the file's own array (``preprocessing.populate``)."""
 
 BATCHES = 4
 """Batches alive at once: two ready, one in the making, one in the network (``training.sampling.AHEAD``)."""
@@ -81,17 +88,19 @@ def predict_host(item: Configuration, plan: Plan, fingerprint: Fingerprint) -> H
         plan: gives the order of axes.
         fingerprint: gives the cases' shapes and spacings.
     """
-    cases = []
-    for as_read, spacing_as_read in zip(fingerprint.shapes, fingerprint.spacings_mm, strict=True):
+    cases, with_ids = [], bool(plan.labels.instance_classes)
+    seen = enlarge(fingerprint, item.scaling)
+    for as_read, spacing_as_read in zip(seen.shapes, seen.spacings_mm, strict=True):
         shape = [as_read[axis] for axis in plan.axis_order]
         spacing = [spacing_as_read[axis] for axis in plan.axis_order]
         target = (*spacing[: 3 - item.dimensions], *item.spacing_mm)
         grid = tuple(max(1, round(s / t * n)) for s, t, n in zip(spacing, target, shape, strict=True))
         before = round(math.prod(shape) / fingerprint.cropped_fraction)
-        cases.append((prediction_bytes(item, grid, before), preprocessing_bytes(item, before, grid, shape), grid))
+        needed = preprocessing_bytes(item, before, grid, shape, with_ids=with_ids)
+        cases.append((prediction_bytes(item, grid, before), needed, grid))
     by_size = sorted(cases, key=lambda case: case[0])
     return HostBytes(
-        loading=loading_bytes(item),
+        loading=loading_bytes(item, with_ids=with_ids),
         prediction=by_size[-1][0],
         median_prediction=by_size[len(cases) // 2][0],
         preprocessing=max(case[1] for case in cases),
@@ -99,11 +108,15 @@ def predict_host(item: Configuration, plan: Plan, fingerprint: Fingerprint) -> H
     )
 
 
-def loading_bytes(item: Configuration) -> int:
-    """Predict the batches that training keeps ready, and what one in the making takes."""
+def loading_bytes(item: Configuration, *, with_ids: bool = False) -> int:
+    """Predict the batches that training keeps ready, and what one in the making takes.
+
+    ``with_ids``: labels have a second layer, of ids of objects, and maps and weights are made of them ahead.
+    """
     voxels, channels = math.prod(item.patch_size), item.num_input_channels
-    sample = voxels * (SINGLE * channels + SHORT)
-    box = math.prod(edge + MARGIN for edge in loader_size(item)) * (SINGLE * channels + SHORT)
+    each = SINGLE * channels + (LAYERS_WITH_IDS if with_ids else SHORT)
+    sample = voxels * (each + (SINGLE * (item.target.num_outputs + 1) if with_ids else 0))
+    box = math.prod(edge + MARGIN for edge in loader_size(item)) * each
     boxes = item.batch_size * (BATCHES - 1) if item.training.augmentation.enabled else 0
     return BATCHES * item.batch_size * sample + boxes * box + CHANGING * voxels * SINGLE * channels
 
@@ -135,7 +148,9 @@ def prediction_bytes(item: Configuration, grid: Sequence[int], voxels_as_read: i
     return round(SINGLE * math.prod(covered) * maps) + WRITING * voxels_as_read
 
 
-def preprocessing_bytes(item: Configuration, voxels_as_read: int, grid: Sequence[int], shape: Sequence[int]) -> int:
+def preprocessing_bytes(
+    item: Configuration, voxels_as_read: int, grid: Sequence[int], shape: Sequence[int], *, with_ids: bool = False
+) -> int:
     """Predict what reading and resampling a labelled case takes; stored numbers of four bytes are assumed.
 
     The sums are those of ``preprocessing.populate.estimate_bytes``, which knows the file's own type.
@@ -145,16 +160,24 @@ def preprocessing_bytes(item: Configuration, voxels_as_read: int, grid: Sequence
         voxels_as_read: of the image on the disk.
         grid: of the preprocessed image.
         shape: after cropping, before resampling.
+        with_ids: labels have a second layer, of ids of objects.
     """
     channels = item.num_input_channels - sum(part.channels for part in item.inputs if part.kind == "previous")
     label = 2 if item.target.num_outputs > 127 else 1  # int8 holds 127 classes and what lies outside
     before, after, between = voxels_as_read, math.prod(grid), math.prod(map(max, shape, grid))
     image, result = SINGLE * channels * before, SINGLE * channels * after
-    reading = max(2 * channels * SINGLE * before, (2 * label + 2) * before)
-    kept = image + (2 + label) * before
+    encoding, layers = 2 * label + 2, 2 + label
+    if with_ids:
+        encoding, layers = 2 * SINGLE + NUMBERING, 2 * LAYERS_WITH_IDS
+    reading = max(2 * channels * SINGLE * before, encoding * before)
+    kept = image + layers * before
     resampling = result + 12 * before + 8 * between + 4 * after
     voting = result + 4 * before + 4 * between + 10 * after
-    return SCORING_BYTES + max(image + reading, kept + max(8 * before, resampling, voting), result + 26 * after)
+    locating = result + 26 * after
+    if with_ids:
+        voting += LAYERS_WITH_IDS * (after + between)
+        locating += LAYERS_WITH_IDS * after
+    return SCORING_BYTES + max(image + reading, kept + max(8 * before, resampling, voting), locating)
 
 
 def promise_host_memory(plan: Plan, fingerprint: Fingerprint) -> Plan:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from planners.fingerprint import Channel, Fingerprint, Intensities
+from planners.joint_objects import join_instances
 from planners.labels import LabelClass, Labels, Region
 from planners.plan import Reason
 from planners.records import PlanError
@@ -19,7 +20,8 @@ def join(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
     Cases are put side by side. Channels must agree. Classes of equal name are one; a class keeps its value in the
     files unless an earlier dataset uses that value for another class. Intensities are pooled with one weight per
     case: mean and deviation exactly from their moments, minimum and maximum exactly, median and percentiles
-    *approximately*, as the mean of the datasets' own. ``cropped_fraction`` is averaged likewise.
+    *approximately*, as the mean of the datasets' own. ``cropped_fraction`` is averaged likewise. For objects see
+    ``joint_objects``.
 
     Args:
         fingerprints: at least one; each dataset has a name of its own.
@@ -48,6 +50,8 @@ def join(fingerprints: Sequence[Fingerprint]) -> Fingerprint:
         class_voxels=_join_per_class([(item.labels, item.class_voxels) for item in fingerprints], labels),
         class_centers=_join_per_class([(item.labels, item.class_centers) for item in fingerprints], labels),
         orientations=_join_orientations(fingerprints),
+        instances=join_instances(fingerprints),
+        size_features=_join_features(fingerprints),
     )
 
 
@@ -135,8 +139,16 @@ def _join_orientations(fingerprints: Sequence[Fingerprint]) -> tuple[str | None,
     return tuple(orientation for item in silent for orientation in item)
 
 
+def _join_features(fingerprints: Sequence[Fingerprint]) -> tuple[tuple[float, ...], ...]:
+    if not all(item.size_features for item in fingerprints):
+        return ()
+    return tuple(features for item in fingerprints for features in item.size_features)
+
+
 def _check_fit(first: Fingerprint, other: Fingerprint) -> None:
     pair = f"{first.dataset} and {other.dataset}"
+    if bool(first.labels.instance_classes) != bool(other.labels.instance_classes):
+        raise PlanError(f"{pair}: only one of them tells objects apart. Declare `instances` in both, or in none")
     names, others = ([channel.name for channel in item.channels] for item in (first, other))
     if names != others:
         raise PlanError(

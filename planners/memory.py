@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from planners.decision import byte_size
+from planners.decision import Decision, byte_size
 from planners.network_size import FAMILIES, PLAIN_UNET, num_parameters
-from planners.plan import Architecture, Configuration, Stage
+from planners.plan import Architecture, Configuration, MemoryBudget, Stage
 from planners.records import PlanError
 from planners.tape import ACTIVATIONS, GRADIENTS, INTEGER, LOSS, PARAMETERS, SHORT, SINGLE, Map, Recorder, Tape
 
@@ -113,6 +113,14 @@ def configuration_bytes(item: Configuration, *, half: bool = True, scratch: bool
         half=half,
         scratch=scratch,
     )
+
+
+def explain_bytes(step: StepBytes, budget: MemoryBudget) -> Decision[int]:
+    """Say what a training step should hold at its peak, and warn where that is above the budget."""
+    because = step.wording()
+    if step.total > budget.device_bytes:
+        because += f"; above {byte_size(budget.device_bytes)}: a smaller batch_size or patch_size may be needed"
+    return Decision(value=step.total, rule="step-bytes", because=because)
 
 
 def record_step(

@@ -12,13 +12,12 @@ from dataclasses import replace
 
 from planners.decision import byte_size, times
 from planners.fitting import shorten_longest
-from planners.memory import configuration_bytes
+from planners.memory import configuration_bytes, explain_bytes
 from planners.network_size import FAMILIES
 from planners.plan import Architecture, Configuration, Plan, Reason, Stage
 from planners.presets import DEFAULT, build_architecture
 from planners.records import PlanError
 from planners.topology import Topology
-from planners.unet import explain_bytes
 
 RULE = "out-of-memory"
 

@@ -15,6 +15,7 @@ from planners.describe import CHANGES
 from planners.edit import predict_bytes_anew
 from planners.fingerprint import Channel, Fingerprint
 from planners.geometry import axis_order, median_resampled_shape, target_spacing
+from planners.instance_plan import word_statistics
 from planners.labels import Labels
 from planners.plan import Configuration, MemoryBudget, Plan, Reason
 from planners.records import PlanError
@@ -45,8 +46,10 @@ def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_in
         The plan for the new dataset. Weights that the old one started from, and frozen parts, are not carried.
 
     Raises:
-        PlanError: the plan has 3D configurations alone, and the dataset single slices.
+        PlanError: the plan has 3D configurations alone, and the dataset single slices; or only one of them is of
+            instances.
     """
+    _check_same_task(plan, fingerprint)
     plan, turned = _turn_to_slices(plan, fingerprint)
     kept, left_out = _suitable(plan, fingerprint)
     channels, about_channels = _carry_channels(plan, fingerprint, keep_intensities=keep_intensities)
@@ -65,6 +68,7 @@ def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_in
             *_about_budget(plan, budget),
             about_channels,
             *_about_labels(plan.labels, fingerprint.labels),
+            *_about_objects(fingerprint, carried[0].item),
             *left_out,
             *_reasons(plan, fingerprint, carried),
         ),
@@ -82,8 +86,12 @@ def adapt_labels(plan: Plan, fingerprint: Fingerprint) -> Plan:
     Returns:
         The same plan where its labels and the dataset's differ in the values in the files alone; else one with reasons
         of rule ``carried-changed``. All that the labels do not touch stays as it is.
+
+    Raises:
+        PlanError: only one of plan and dataset is of instances.
     """
     labels = fingerprint.labels
+    _check_same_task(plan, fingerprint)
     about = _about_labels(plan.labels, labels)
     if not about:
         return replace(plan, labels=labels)
@@ -100,6 +108,25 @@ def adapt_labels(plan: Plan, fingerprint: Fingerprint) -> Plan:
         reasons=(*kept, *about, *reasons),
     )
     return predict_bytes_anew(new, [item.name for item in new.configurations])
+
+
+def _check_same_task(plan: Plan, fingerprint: Fingerprint) -> None:
+    """Refuse to use a plan of classes for objects, and the other way round: no target serves both."""
+    ours, theirs = plan.labels.instance_classes, fingerprint.labels.instance_classes
+    if bool(ours) == bool(theirs):
+        return
+    planned, there = ("objects", "classes alone") if ours else ("classes", f"objects of {', '.join(theirs)}")
+    raise PlanError(
+        f"the plan of {plan.dataset} is for {planned}, and {fingerprint.dataset} has {there}: no target serves both. "
+        "Plan anew, or take the plan of a dataset of the same kind (see `instances` in dataset.json)"
+    )
+
+
+def _about_objects(fingerprint: Fingerprint, item: Configuration) -> tuple[Reason, ...]:
+    if not fingerprint.labels.instance_classes:
+        return ()
+    because = word_statistics(fingerprint, min(item.spacing_mm))
+    return (Reason(about="labels.instance_classes", rule="objects-measured", because=because),)
 
 
 def _suitable(plan: Plan, fingerprint: Fingerprint) -> tuple[tuple[Configuration, ...], tuple[Reason, ...]]:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planners import recipe
-from planners.decision import Decision, assemble, byte_size, cases, times
+from planners.decision import Decision, assemble, cases, times
 from planners.fingerprint import Fingerprint
 from planners.fitting import Fit, Limits, MisfitError, choose_batch_size, explain_patch, fit_patch
 from planners.geometry import axis_order, median_resampled_shape, reorder, target_spacing
+from planners.instance_plan import Explained, InstanceTask, enlarge, plan_instances, vary
 from planners.labels import Labels
 from planners.low_resolution import LowResolution, explain_low_resolution, find_low_resolution
-from planners.memory import StepBytes, step_bytes
+from planners.memory import explain_bytes, step_bytes
 from planners.plan import Configuration, Input, MemoryBudget, Plan, Reason
 from planners.presets import DEFAULT, Preset, explain_architecture
 from planners.records import PlanError
@@ -26,9 +27,6 @@ MEASURED = "median of the cases at that spacing, after cropping to nonzero"
 
 FULLRES, LOWRES, CASCADE, PLANE = "3d_fullres", "3d_lowres", "3d_cascade_fullres", "2d"
 """Names of the configurations (nnU-Net v2)."""
-
-Explained = tuple[Configuration, tuple[Reason, ...]]
-"""A configuration and the reasons of its values."""
 
 Planned = tuple[tuple[Configuration, ...], tuple[Reason, ...]]
 """Several configurations and the reasons of all their values."""
@@ -45,6 +43,7 @@ class Task:
         median_shape: of the cases at that spacing, in the plan's axis order.
         dataset_voxels: of all training cases at that spacing; 2D counts the whole volumes too.
         axis_order: the plan's.
+        instances: what finds the objects; None where none are to be told apart.
     """
 
     fingerprint: Fingerprint
@@ -53,12 +52,14 @@ class Task:
     median_shape: Decision[tuple[float, ...]]
     dataset_voxels: float
     axis_order: tuple[int, int, int]
+    instances: InstanceTask | None = None
 
 
 def plan_default(fingerprint: Fingerprint, budget: MemoryBudget) -> Plan:
     """Plan plain U-Nets: ``3d_fullres`` and ``2d`` for volumes, ``2d`` alone for single slices.
 
-    Where a patch of ``3d_fullres`` sees too little of a case, ``3d_lowres`` and ``3d_cascade_fullres`` join them.
+    Where a patch of ``3d_fullres`` sees too little of a case, ``3d_lowres`` and ``3d_cascade_fullres`` join them. Where
+    objects are to be told apart there is one configuration per target instead: ``2d_boundary``, ``2d_flow`` …
 
     Raises:
         PlanError: no configuration is possible; the message says the least budget that would do.
@@ -71,13 +72,23 @@ def plan_unet(preset: Preset, fingerprint: Fingerprint, budget: MemoryBudget) ->
     spacing = target_spacing(fingerprint.spacings_mm, fingerprint.shapes)
     shape = median_resampled_shape(fingerprint.spacings_mm, fingerprint.shapes, spacing.value)
     order = axis_order(spacing.value)
+    instances, num_labels, measured = None, count_label_entries(fingerprint.labels), MEASURED
+    if fingerprint.labels.instance_classes:
+        is_flat = shape[order.value[0]] == 1
+        instances = plan_instances(fingerprint, reorder(spacing.value, order.value)[1 if is_flat else 0 :])
+        num_labels = max(num_labels, instances.most_outputs)
+        if instances.scaling.value is not None:
+            seen = enlarge(fingerprint, instances.scaling.value)
+            shape = median_resampled_shape(seen.spacings_mm, seen.shapes, spacing.value)
+            measured = f"{MEASURED}, brought to a common diameter of the objects"
     task = Task(
         fingerprint=fingerprint,
-        limits=Limits(preset=preset, budget=budget, num_labels=count_label_entries(fingerprint.labels)),
+        limits=Limits(preset=preset, budget=budget, num_labels=num_labels),
         spacing=Decision(value=reorder(spacing.value, order.value), rule=spacing.rule, because=spacing.because),
-        median_shape=Decision(value=reorder(shape, order.value), rule="median-shape", because=MEASURED),
+        median_shape=Decision(value=reorder(shape, order.value), rule="median-shape", because=measured),
         dataset_voxels=math.prod(shape) * fingerprint.num_cases,
         axis_order=order.value,
+        instances=instances,
     )
     configurations, reasons = _plan_configurations(task)
     return Plan(
@@ -98,14 +109,6 @@ def count_label_entries(labels: Labels) -> int:
     return named + (labels.ignore is not None)
 
 
-def explain_bytes(step: StepBytes, budget: MemoryBudget) -> Decision[int]:
-    """Say what a training step should hold at its peak, and warn where that is above the budget."""
-    because = step.wording()
-    if step.total > budget.device_bytes:
-        because += f"; above {byte_size(budget.device_bytes)}: a smaller batch_size or patch_size may be needed"
-    return Decision(value=step.total, rule="step-bytes", because=because)
-
-
 def _plan_configurations(task: Task) -> Planned:
     """Plan what the images allow; a configuration that is impossible is left out, with a reason."""
     wanted: dict[str, Callable[[Task], Planned]] = {FULLRES: _plan_3d, PLANE: _plan_2d}
@@ -114,7 +117,11 @@ def _plan_configurations(task: Task) -> Planned:
     if slices == 1:
         del wanted[FULLRES]
         why = "2D alone: the median case has one slice"
+    elif task.instances is not None:
+        del wanted[PLANE]
+        why = f"the median case has {times([slices])} slices"
     made, reasons = list[Configuration](), [Reason(about="configurations", rule="slices-or-volumes", because=why)]
+    reasons.extend(() if task.instances is None else task.instances.reasons)
     misfits: dict[str, MisfitError] = {}
     for name, plan in wanted.items():
         try:
@@ -147,6 +154,8 @@ def _plan_3d(task: Task) -> Planned:
     low = find_low_resolution(fit, task.limits, task.spacing.value, task.median_shape.value)
     batch_dice = Decision(value=low.value is not None, rule=low.rule, because=low.because)
     full = _configure(FULLRES, task, fit, batch_dice)
+    if task.instances is not None:
+        return _together(vary(full, task.instances, task.limits.budget))
     if low.value is None:
         none = Reason(about="configurations", rule=low.rule, because=f"no low resolution: {low.because}")
         return (full[0],), (none, *full[1])
@@ -194,7 +203,8 @@ def _plan_2d(task: Task) -> Planned:
     fit = fit_patch(task.limits, spacing.value, shape.value)
     pooled = "a single slice often lacks a class"
     batch_dice = Decision(value=True, rule="slices-pool-the-batch", because=pooled)
-    return _together([_configure(PLANE, plane, fit, batch_dice)])
+    made = _configure(PLANE, plane, fit, batch_dice)
+    return _together([made] if task.instances is None else vary(made, task.instances, task.limits.budget))
 
 
 def _together(made: Sequence[Explained], *reasons: Reason) -> Planned:

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the real data is, one thread, small configurations."""
+"""Fixtures shared by all tests: where the real data is, one thread, small configurations, objects made in code."""
 
 import math
 import os
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from planners.plan import Architecture, Augmentation, Configuration, Input, Output, Resampling, Stage, Target, Training
@@ -101,3 +102,29 @@ def two_stages(patch: tuple[int, ...]) -> Architecture:
         num_decoder_blocks=(1,),
         outputs=(Output(stride=ones, loss_weight=1.0),),
     )
+
+
+@pytest.fixture(scope="session")
+def ellipses() -> Callable[..., np.ndarray]:
+    """Give a function that lays ellipses beside one another."""
+    return _ellipses
+
+
+def _ellipses(shape: tuple[int, ...], count: int, radius: float, seed: int = 0, anisotropy: float = 1.0) -> np.ndarray:
+    """Lay ellipses beside one another, so that most touch; the first axis is coarser by the anisotropy.
+
+    Those that others hide by more than a fifth are left out, so that each is about convex and in one piece.
+    """
+    generator = np.random.default_rng(seed)
+    grid = np.indices(shape)
+    ids = np.zeros(shape, dtype=np.int64)
+    for number in range(1, count + 1):
+        middle = generator.uniform(0, shape)
+        radii = generator.uniform(0.7, 1.3, len(shape)) * radius
+        radii[0] /= anisotropy
+        axes = (..., *(None,) * len(shape))
+        inside = (((grid - middle[axes]) / radii[axes]) ** 2).sum(0) < 1
+        free = inside & (ids == 0)
+        if free.sum() > 0.8 * inside.sum():
+            ids[free] = number
+    return ids

@@ -19,7 +19,7 @@ from autoseg.run_folder import RunFolder, RunRecord
 from planners import records
 from planners.plan import Plan
 
-SOURCE = {"dataset", "--images", "--labels", "--test", "--group-by"}
+SOURCE = {"dataset", "--images", "--labels", "--test", "--group-by", "--task"}
 PLANNING = {"--budget", "--planner", "--like", "--set"}
 TRAINING = {"--configurations", "--folds", "--epochs", "--steps-per-epoch", "--seed", "--device", "--precision"}
 LENGTH = {"--time-budget", "--patience", "--logger"}
@@ -31,6 +31,7 @@ FROZEN = {
     "plan": {"--fingerprint", "--out", "--json", "--measure", *SOURCE, *PLANNING},
     "train": {"run", "configuration", "fold"},
     "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--uncertainty", "--device"},
+    "export": {"model", "out", "--format"},
     "evaluate": {"predictions", "labels", "--task", "--protocol", "--metrics", "--against"}
     | {"--margin", "--out", "--json"},
     "report": {"runs", "--out"},

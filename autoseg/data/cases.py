@@ -80,7 +80,7 @@ class Dataset:
         file_ending: of most image files; ``.dcm`` for DICOM folders.
         mismatches: files that do not go together.
         notes: decisions made on the way that the user should see.
-        task: as asked for; ``auto`` where labels are not declared and nobody has said.
+        task: ``semantic`` or ``instance``; ``auto`` where labels are not declared and nobody has said.
     """
 
     name: str

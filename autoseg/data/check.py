@@ -20,9 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data import check_across
-from autoseg.data.check_case import CaseFacts, check_case, check_grids, open_case, unreadable
+from autoseg.data.check_case import CaseFacts, OpenedCase, check_case, check_grids, open_case, unreadable
+from autoseg.data.check_instances import check_objects, settle_task
+from autoseg.data.check_objects import ExaminedIds, examine_ids
 from autoseg.data.check_problem import KINDS, Problem, count, line, list_lines, problem
 from autoseg.data.dataset import Case, Dataset, infer_labels
+from autoseg.data.instance_labels import needs_class_map
 from autoseg.data.io import Image
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
 from autoseg.errors import DatasetError, ImageError
@@ -30,10 +33,11 @@ from autoseg.progress import duration
 from planners.geometry import target_spacing
 from planners.labels import Labels
 
-__all__ = ["KINDS", "CheckResult", "Problem", "check_dataset", "examine_case", "judge"]
+__all__ = ["KINDS", "CheckResult", "Problem", "check_dataset", "examine_case", "judge", "settle_task"]
 
-Also = Callable[[Image, np.ndarray, np.ndarray], None]
-"""Called with an image, its voxels (C, z, y, x) and its label's (z, y, x, the user's values), where both are sound."""
+Also = Callable[[Image, np.ndarray, np.ndarray, np.ndarray | None], None]
+"""Called where image and label are sound, with the image, its voxels (C, z, y, x), the class values of its label (z, y,
+x, as in the user's files) and, where objects are told apart, their numbers 1, 2, … (z, y, x, int32; otherwise None)."""
 
 PREPROCESSED_VOXELS_PER_S = 1e7
 """Voxels × channels of the result that one thread preprocesses in a second, reading and storing included. Measured
@@ -115,10 +119,21 @@ def check_dataset(dataset: Dataset, *, threads: int | None = None, store_folder:
         store_folder: the run folder, on whose disk the preprocessed cases will be (it need not exist); default: the
             current folder, below which runs are made. None leaves the disk out.
     """
-    facts = for_each_case(
-        lambda item, gate: examine_case(item[0], test=item[1], gate=gate), all_cases(dataset), "checking", threads
+    facts = _examine_all(dataset, threads)
+    settled = settle_task(dataset, facts)
+    if settled.labels != dataset.labels:
+        facts = _examine_all(settled, threads)
+    return judge(settled, facts, store_folder=store_folder, threads=threads)
+
+
+def _examine_all(dataset: Dataset, threads: int | None) -> list[CaseFacts]:
+    found = for_each_case(
+        lambda item, gate: examine_case(item[0], test=item[1], gate=gate, labels=dataset.labels),
+        all_cases(dataset),
+        "checking",
+        threads,
     )
-    return judge(dataset, list(facts.values()), store_folder=store_folder, threads=threads)
+    return list(found.values())
 
 
 def all_cases(dataset: Dataset) -> list[tuple[str, tuple[Case, bool]]]:
@@ -128,7 +143,12 @@ def all_cases(dataset: Dataset) -> list[tuple[str, tuple[Case, bool]]]:
 
 
 def examine_case(
-    case: Case, *, test: bool = False, gate: MemoryGate | None = None, also: Also | None = None
+    case: Case,
+    *,
+    test: bool = False,
+    gate: MemoryGate | None = None,
+    also: Also | None = None,
+    labels: Labels | None = None,
 ) -> CaseFacts:
     """Open, read and check one case; a fault of its files becomes a problem.
 
@@ -137,20 +157,38 @@ def examine_case(
         test: whether it is an image to predict; its problems stop nothing.
         gate: admits the case when there is memory for it.
         also: what else to do with the arrays of a sound case with a label, while they are there.
+        labels: as far as they are known; where classes have instances, the label is read as a map of ids.
     """
-    opened = open_case(case.id, case.images, None if test else case.label)
+    opened = open_case(case, test=test, labels=labels)
     problems = [*opened.problems, *check_grids(opened)]
     with gate.hold(opened.num_bytes) if gate else contextlib.nullcontext():
         image_CZYX = _read(opened.image, case.id, problems)
-        label_CZYX = _read(opened.label, case.id, problems)
-        label_ZYX = None if label_CZYX is None else label_CZYX[0]
-        facts = check_case(case.id, opened.image, image_CZYX, opened.label, label_ZYX)
+        label = _read_label(opened, labels, problems)
+        facts = check_case(case.id, opened.image, image_CZYX, opened.classes or opened.label, label.values_ZYX)
         problems += facts.problems
         sound = not any(item.stops for item in problems)
-        if also and sound and opened.image and image_CZYX is not None and label_ZYX is not None:
-            also(opened.image, image_CZYX, label_ZYX)
+        if also and sound and opened.image and image_CZYX is not None and label.values_ZYX is not None:
+            also(opened.image, image_CZYX, label.values_ZYX, label.numbers_ZYX)
+    if opened.has_ids and opened.label is not None:
+        facts = dataclasses.replace(facts, objects=label.facts, id_file=opened.label.name)
     found = tuple(dataclasses.replace(item, stops=item.stops and not test) for item in problems)
     return dataclasses.replace(facts, group=case.group, test=test, problems=found)
+
+
+def _read_label(opened: OpenedCase, labels: Labels | None, problems: list[Problem]) -> ExaminedIds:
+    """Read the class values of a case and, where objects are told apart, their numbers; faults become problems."""
+    label_CZYX = _read(opened.label, opened.id, problems)
+    if not opened.has_ids or labels is None:
+        return ExaminedIds(values_ZYX=None if label_CZYX is None else label_CZYX[0])
+    classes_CZYX = _read(opened.classes, opened.id, problems)
+    classes_ZYX = None if classes_CZYX is None else classes_CZYX[0]
+    if opened.label is None or label_CZYX is None or (classes_ZYX is None and needs_class_map(labels)):
+        return ExaminedIds(values_ZYX=classes_ZYX)
+    if classes_ZYX is not None and classes_ZYX.shape != opened.label.shape:
+        return ExaminedIds(values_ZYX=classes_ZYX)
+    examined = examine_ids(opened.id, opened.label.name, label_CZYX[0], classes_ZYX, labels)
+    problems += examined.problems
+    return examined
 
 
 def _read(image: Image | None, case_id: str, problems: list[Problem]) -> np.ndarray | None:
@@ -180,7 +218,9 @@ def judge(
         problems += check_across.check_values(facts, dataset.labels)
         problems += check_across.check_present(facts, dataset.labels, annotated)
         problems += check_across.check_regions(dataset.labels)
-    problems += [] if labels is None else check_across.check_classes(facts, labels, annotated)
+    if labels is not None:
+        problems += check_across.check_classes(facts, labels, annotated, declared=dataset.labels is not None)
+        problems += check_objects(facts, labels)
     problems += check_across.check_sizes(facts) + check_across.check_orientations(facts)
     problems += check_across.check_duplicates(facts)
     store_bytes, seconds = _expected(facts, dataset, threads or default_threads())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from autoseg.data.check_case import CaseFacts
+from autoseg.data.check_instances import declare_instances, looks_like_ids
 from autoseg.data.check_problem import Problem, count, problem
 from autoseg.data.io import shape_text
 from planners.labels import Labels
@@ -28,9 +29,6 @@ FAR_DEVIATIONS = 4.0
 
 SMALLEST_DEVIATION = 0.1
 """Robust standard deviation that is assumed at least: 10 %."""
-
-MANY_INSTANCES = 10
-"""Fewer label values than this are classes (assumption)."""
 
 SHOWN = 8
 """Names listed in one message."""
@@ -54,15 +52,21 @@ def check_values(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
     """Compare the values of each label file with the declared ones."""
     problems = []
     declared = ", ".join(map(str, labels.values))
+    fix = declare_instances(labels) if not labels.instance_classes and looks_like_ids(facts) else ""
     for case in facts:
         if case.label is None or case.label.looks_like_image:
             continue
         strange = [(value, voxels) for value, voxels in case.label.values if value not in labels.values]
-        if strange:
+        if not case.label.values and case.label.looks_like_instances:
+            found = (
+                f"{case.label.num_values:,} label values are more than is declared ({declared}) in {case.label_file}"
+            )
+            problems.append(problem("undeclared-label", case.id, found, fix))
+        elif strange:
             shown = ", ".join(f"{value} ({count(voxels, 'voxel')})" for value, voxels in strange[:SHOWN])
             more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
             found = f"label value {shown}{more} is not declared (declared: {declared}) in {case.label_file}"
-            problems.append(problem("undeclared-label", case.id, found))
+            problems.append(problem("undeclared-label", case.id, found, fix))
     return problems
 
 
@@ -121,24 +125,29 @@ def check_dimensions(facts: Sequence[CaseFacts]) -> list[Problem]:
     return problems
 
 
-def check_classes(facts: Sequence[CaseFacts], labels: Labels, partly: Annotated | None = None) -> list[Problem]:
+def check_classes(
+    facts: Sequence[CaseFacts], labels: Labels, partly: Annotated | None = None, *, declared: bool = False
+) -> list[Problem]:
     """Look for classes that few cases show, and for values that number objects.
 
     Args:
         facts: of all cases.
         labels: declared or found.
         partly: cases that were not annotated for every class; they do not lack the others.
+        declared: whether the labels are declared.
     """
     annotated = [case for case in facts if case.label is not None and not case.label.looks_like_image]
     if not annotated:
         return []
     present = Counter(value for case in annotated for value, _ in (case.label.values if case.label else ()))
     foreground = list(labels.classes[1:])
+    if labels.instance_classes and (labels.num_classes == 2 or not any(present[item.value] for item in foreground)):
+        return []  # check_objects names the maps without objects
     if not any(present[item.value] for item in foreground):
         return [problem("no-foreground", None, f"{count(len(annotated), 'label file')} hold background alone")]
-    instances = [] if labels.instance_classes else _instances(annotated)
-    if instances:
-        return instances
+    numbers = "" if labels.instance_classes else looks_like_ids(annotated)
+    if numbers:
+        return [problem("instance-like-labels", None, numbers, declare_instances(labels) if declared else "")]
     partly = partly or {}
     asked = Counter(
         index for case in annotated for index in partly.get(case.id, range(labels.num_classes)) if not case.test
@@ -150,27 +159,6 @@ def check_classes(facts: Sequence[CaseFacts], labels: Labels, partly: Annotated 
     more = f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else ""
     found = f"of {len(annotated)} cases, less than half show {shown}{more}"
     return [problem("rare-class", None, found)]
-
-
-def _instances(annotated: Sequence[CaseFacts]) -> list[Problem]:
-    """Recognise numbers of objects: values that occur in one case each, or single pieces whose number varies."""
-    values = [{value for value, _ in case.label.values if value != 0} for case in annotated if case.label]
-    numbers = [len(found) for found in values]
-    counts = Counter(value for found in values for value in found)
-    if len(counts) < MANY_INSTANCES:
-        return []
-    once = sum(count == 1 for count in counts.values())
-    owners = sum(any(counts[value] == 1 for value in found) for found in values)
-    in_one_each = len(annotated) > 3 and once >= 0.8 * len(counts) and 2 * owners >= len(annotated)
-    alike = [case.label.looks_like_instances for case in annotated if case.label and len(case.label.values) > 1]
-    varying = len(numbers) == 1 or float(np.std(numbers)) >= 0.25 * float(np.mean(numbers))
-    if not (in_one_each or (2 * sum(alike) >= len(alike) and varying)):
-        return []
-    span = str(min(numbers)) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
-    found = (
-        f"{len(counts)} label values, {span} a case, {once} of them in one case only: they look like numbers of objects"
-    )
-    return [problem("instance-like-labels", None, found)]
 
 
 def check_sizes(facts: Sequence[CaseFacts]) -> list[Problem]:

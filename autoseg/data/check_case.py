@@ -6,21 +6,27 @@ What is found is kept as ``CaseFacts``: problems that can be told from the case 
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.cases import Case
 from autoseg.data.check_geometry import NOISE_VOXELS, SAME_VOXELS, misfit, orientation
 from autoseg.data.check_labels import LabelFacts, measure_label
+from autoseg.data.check_objects import ObjectFacts
 from autoseg.data.check_problem import Problem, count, problem
-from autoseg.data.io import READERS, Image, StackedImage, image_ending, open_image, open_label, shape_text
+from autoseg.data.instance_labels import needs_class_map
+from autoseg.data.io import READERS, Image, StackedImage, as_ids, image_ending, open_image, open_label, shape_text
 from autoseg.errors import ImageError
 from planners.fingerprint import Shape, Spacing
+from planners.labels import Labels
 
 SLAB_VOXELS = 1 << 22
 """Voxels looked at in one go: a few tens of MB of temporary arrays, whatever the size of the image."""
+
+OBJECT_BYTES = 24
+"""Per voxel of a map of ids, beside what any label takes: numbers, class values, masks, and runs of its objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +58,10 @@ class CaseFacts:
         dimensions: 2 or 3, as the file says; None where the image cannot be opened.
         orientation: three letters, see ``check_geometry.orientation``; None where the files do not say.
         num_channels: of the image; None where it is not known.
-        image, label: what was measured; None where it could not be read.
-        label_file: for messages.
+        image, label: what was measured; None where it could not be read. Of a label that holds ids, ``label`` is what
+            its map of classes holds.
+        objects: what a map of ids holds; None where the label holds none.
+        label_file, id_file: of the class values and of the ids, for messages.
         problems: those that can be told from this case alone.
         notes: what the reader did to the files.
     """
@@ -68,7 +76,9 @@ class CaseFacts:
     num_channels: int | None = None
     image: ImageFacts | None = None
     label: LabelFacts | None = None
+    objects: ObjectFacts | None = None
     label_file: str = ""
+    id_file: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -82,13 +92,17 @@ class OpenedCase:
         num_files: files of its image.
         channels: those that can be opened.
         label: None where there is none, or it cannot be opened.
-        problems: why not.
+        classes: the map of classes beside a label that holds ids; None where there is none, or it cannot be opened.
+        has_ids: whether the label holds ids of objects.
+        problems: why something cannot be opened, or is missing.
     """
 
     id: str
     num_files: int
     channels: tuple[Image, ...]
     label: Image | None
+    classes: Image | None = None
+    has_ids: bool = False
     problems: tuple[Problem, ...]
 
     @property
@@ -103,38 +117,62 @@ class OpenedCase:
         """Main memory that reading and measuring the case takes, counted by the arrays that live at the same time.
 
         A voxel is there as it is stored (twice while channels are stacked) and as a 32-bit float; with masks and, for
-        a label, the numbers of its pieces.
+        a label, the numbers of its pieces or objects.
         """
         sizes = [(image.num_channels * (2 * image.dtype.itemsize + 4) + 2, image.shape) for image in self.channels]
         if self.label is not None:
-            sizes.append((3 * self.label.dtype.itemsize + 6, self.label.shape))
+            sizes.append((3 * self.label.dtype.itemsize + 6 + OBJECT_BYTES * self.has_ids, self.label.shape))
+        if self.classes is not None:
+            sizes.append((3 * self.classes.dtype.itemsize, self.classes.shape))
         return sum(each * int(np.prod(shape)) for each, shape in sizes)
 
 
-def open_case(case_id: str, images: Sequence[Path], label: Path | None) -> OpenedCase:
-    """Open the files of a case one by one; what cannot be opened becomes a problem."""
+def open_case(case: Case, *, test: bool = False, labels: Labels | None = None) -> OpenedCase:
+    """Open the files of a case one by one; what cannot be opened becomes a problem.
+
+    Args:
+        case: its files.
+        test: leave the label out.
+        labels: as far as they are known; they tell whether the label holds ids.
+    """
+    has_ids = labels is not None and bool(labels.instance_classes)
     problems: list[Problem] = []
     channels: list[Image] = []
-    for path in images:
+    for path in case.images:
         try:
             channels.append(open_image([path]))
         except ImageError as fault:
-            problems.append(unreadable("unreadable-file", case_id, fault))
-    opened = None
-    if label is not None:
-        try:
-            opened = open_label(label)
-        except ImageError as fault:
-            lossy = image_ending(label) in READERS and not READERS[image_ending(label)].label and label.is_file()
-            kind = "image-as-label" if lossy else "unreadable-file"
-            problems.append(unreadable(kind, case_id, fault))
+            problems.append(unreadable("unreadable-file", case.id, fault))
+    label = None if test else _open_map(case.id, case.label, problems)
+    classes = _open_map(case.id, case.classes, problems) if has_ids and not test else None
+    if labels is not None and needs_class_map(labels) and label is not None and case.classes is None:
+        names = ", ".join(labels.names[1:])
+        found = f"no map of classes beside the ids tells {names} apart ({label.name})"
+        problems.append(problem("missing-classes", case.id, found))
     return OpenedCase(
-        id=case_id, num_files=len(images), channels=tuple(channels), label=opened, problems=tuple(problems)
+        id=case.id,
+        num_files=len(case.images),
+        channels=tuple(channels),
+        label=as_ids(label) if has_ids and label is not None else label,
+        classes=classes,
+        has_ids=has_ids,
+        problems=tuple(problems),
     )
 
 
+def _open_map(case_id: str, path: Path | None, problems: list[Problem]) -> Image | None:
+    if path is None:
+        return None
+    try:
+        return open_label(path)
+    except ImageError as fault:
+        lossy = image_ending(path) in READERS and not READERS[image_ending(path)].label and path.is_file()
+        problems.append(unreadable("image-as-label" if lossy else "unreadable-file", case_id, fault))
+        return None
+
+
 def check_grids(opened: OpenedCase) -> list[Problem]:
-    """Compare shape and place of the channels with the first channel, and of the label with it."""
+    """Compare shape and place of the channels with the first channel, of the label with it, of its classes with it."""
     problems: list[Problem] = []
     if not opened.channels:
         return problems
@@ -143,6 +181,8 @@ def check_grids(opened: OpenedCase) -> list[Problem]:
         problems += _compare(opened.id, "channel", f"channel {index}", first, channel)
     if opened.label is not None:
         problems += _compare(opened.id, "label", "label", first, opened.label)
+    if opened.classes is not None:
+        problems += _compare(opened.id, "classes", "map of classes", opened.label or first, opened.classes)
     return problems
 
 
@@ -257,16 +297,17 @@ def _label_problems(case_id: str, file: str, facts: LabelFacts) -> list[Problem]
 
 
 def _compare(case_id: str, what: str, name: str, first: Image, other: Image) -> list[Problem]:
+    base = "label" if what == "classes" else "image"
     if first.shape != other.shape:
-        found = f"{name} has shape {shape_text(other.shape)}, image has {shape_text(first.shape)} ({other.name})"
+        found = f"{name} has shape {shape_text(other.shape)}, {base} has {shape_text(first.shape)} ({other.name})"
         return [problem(f"{what}-shape", case_id, found)]
     apart = misfit(first.geometry, other.geometry, first.shape)
     if apart.voxels < SAME_VOXELS:
         return []
     if apart.voxels <= NOISE_VOXELS:
-        found = f"the {name}'s corners lie up to {apart.voxels:.2g} voxels from the image's ({other.name})"
+        found = f"the {name}'s corners lie up to {apart.voxels:.2g} voxels from the {base}'s ({other.name})"
         return [problem("geometry-noise", case_id, found)]
-    found = f"{name} is {apart.how} against the image: corners up to {apart.voxels:.3g} voxels apart ({other.name})"
+    found = f"{name} is {apart.how} against the {base}: corners up to {apart.voxels:.3g} voxels apart ({other.name})"
     return [problem(f"{what}-geometry", case_id, found)]
 
 

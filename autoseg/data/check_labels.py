@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoseg.data.object_pieces import count_pieces
+
 BINCOUNT_RANGE = 1 << 20
 """Integers within this range are counted through a table (8 MB), others by sorting."""
 
@@ -29,7 +31,8 @@ NUM_SLICES = 8
 """Slices in which neighbours are looked at: enough to tell an image from a map (assumption)."""
 
 FEW_OBJECTS, MANY_OBJECTS = 10, 5000
-"""Pieces are counted between these numbers of values: fewer say nothing, more take too long."""
+"""Pieces are counted from more values than the first. More than the second are no classes: ids of objects, which are
+counted and not listed, or an image."""
 
 ONE_PIECE_FRACTION, SIZE_SPREAD = 0.95, 1.3
 """Instances: this share of the values is one piece each, and the logarithms of their sizes spread less (measured)."""
@@ -40,7 +43,8 @@ class LabelFacts:
     """What one label file holds.
 
     Attributes:
-        values: each integer value with its number of voxels, ascending; none where the file looks like an image.
+        values: each integer value with its number of voxels, ascending; none where the file looks like an image, or
+            holds more of them than anyone wants to read.
         fractional_voxels: voxels whose value is no integer, or not finite.
         fractional_examples: up to three of their values.
         looks_like_image: many values scattered like intensities.
@@ -62,13 +66,14 @@ def measure_label(label_ZYX: np.ndarray) -> LabelFacts:
     num_values = len(integers) + len(fractions)
     image_like = instance_like = False
     if num_values > MANY_VALUES:
-        image_like = _is_scattered(label_ZYX) and not _is_interpolated(counts, fractions)
-    if not fractions and not image_like and FEW_OBJECTS < num_values <= MANY_OBJECTS:
+        image_like = is_scattered(label_ZYX) and not _is_interpolated(counts, fractions)
+    if not fractions and not image_like and num_values > FEW_OBJECTS:
         pieces_fraction, spread = _pieces(label_ZYX, integers)
         image_like = num_values > TOO_MANY_VALUES and pieces_fraction < 0.5
-        instance_like = pieces_fraction >= ONE_PIECE_FRACTION and spread <= SIZE_SPREAD
-    image_like = image_like or num_values > MANY_OBJECTS
-    listed = [] if image_like else zip(integers, counts, strict=True)
+        alike = spread <= SIZE_SPREAD or num_values > MANY_OBJECTS
+        instance_like = pieces_fraction >= ONE_PIECE_FRACTION and alike
+    image_like = image_like or (num_values > MANY_OBJECTS and not instance_like)
+    listed = [] if image_like or num_values > MANY_OBJECTS else zip(integers, counts, strict=True)
     return LabelFacts(
         values=tuple((int(value), int(count)) for value, count in listed),
         fractional_voxels=fractional_voxels,
@@ -105,7 +110,7 @@ def _count_integers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found + low, table[found]
 
 
-def _is_scattered(label_ZYX: np.ndarray) -> bool:
+def is_scattered(label_ZYX: np.ndarray) -> bool:
     """Tell whether most values of a map have few neighbours of their own value, in some of its slices."""
     step = max(1, label_ZYX.shape[0] // NUM_SLICES)
     slices = label_ZYX[::step]
@@ -132,20 +137,11 @@ def _is_interpolated(counts: np.ndarray, fractions: list[tuple[float, int]]) -> 
 
 def _pieces(label_ZYX: np.ndarray, integers: np.ndarray) -> tuple[float, float]:
     """Give the share of values (without 0) that are one piece each, and the spread of the logarithms of their sizes."""
-    from scipy import ndimage
-
     values = integers[integers != 0]
     numbers = np.zeros(label_ZYX.shape, dtype=np.int32)
     for number, plane in zip(numbers, label_ZYX, strict=True):
         place = np.searchsorted(values, plane)
         place[place == len(values)] = 0
         number[...] = np.where(values[place] == plane, place + 1, 0)
-    structure = np.ones((3, 3, 3))
-    single, sizes = [], []
-    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
-        if box is None:
-            continue
-        mask = numbers[box] == number
-        single.append(ndimage.label(mask, structure)[1] == 1)
-        sizes.append(mask.sum())
-    return float(np.mean(single)), float(np.std(np.log(sizes)))
+    sizes = np.bincount(numbers.reshape(-1), minlength=len(values) + 1)[1:]
+    return float(np.mean(count_pieces(numbers, len(values))[1:] == 1)), float(np.std(np.log(sizes)))

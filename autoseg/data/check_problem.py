@@ -135,6 +135,30 @@ KINDS: dict[str, Kind] = {
         "a file in the labels folder holds intensities, or was stored as JPEG, which changes label values",
         "Put the label file there; of a smoothed or JPEG mask, make a new one with one value per class",
     ),
+    "no-ids": _stops(
+        "a map of ids of objects holds fractions or negative numbers",
+        "Give every object a whole number from 1, and 0 to what is none",
+    ),
+    "mask-as-instances": _stops(
+        "objects are to be told apart, and every file holds one number alone, in several pieces: they are masks",
+        "Number the objects, such as with scipy.ndimage.label where they do not touch, or take --task semantic",
+    ),
+    "missing-classes": _stops(
+        "there are several classes, and a map of ids has no map of classes beside it",
+        "Put it into the folder classes/ in the folder of labels under the label's name, or into the table's column",
+    ),
+    "classes-shape": _stops(
+        "a map of ids and its map of classes have different numbers of voxels",
+        "Export both from the same grid",
+    ),
+    "classes-geometry": _stops(
+        "a map of ids and its map of classes have equal shapes, but lie elsewhere in space",
+        "Look at both in a viewer: if the voxels fit, copy one header to the other; if not, export both from one grid",
+    ),
+    "ids-against-classes": _stops(
+        "ids and classes disagree: an object is background or of two classes, or voxels of a class are of no object",
+        "Give every voxel of an object its id and one class; what nobody can tell apart gets the ignore label",
+    ),
     "no-foreground": _stops(
         "no label file holds anything but background",
         "Check that the labels folder holds the annotations",
@@ -208,8 +232,20 @@ KINDS: dict[str, Kind] = {
         "Nothing to do if that is meant: it is predicted as background",
     ),
     "instance-like-labels": _warns(
-        "many label values, each one connected piece: they look like numbers of objects, not like classes",
-        "For semantic segmentation give all objects of a class one value",
+        "many label values, each one connected piece: they look like numbers of objects, and are taken as classes",
+        "If they number objects, take --task instance; otherwise give all objects of a class one value",
+    ),
+    "mask-like-ids": _warns(
+        "a map of ids holds one id alone, in several pieces: it looks like a mask of all objects",
+        "Give each object a number of its own",
+    ),
+    "ids-in-pieces": _warns(
+        "many ids of a map are not one connected piece: ids may be used twice, or be cut off by a small number type",
+        "Look at the map: give each object a number of its own, in 16 or 32 bits where there are more than 255",
+    ),
+    "no-objects": _warns(
+        "a map of ids holds no object",
+        "Nothing to do if the image shows none; otherwise add its annotation",
     ),
     "non-finite-voxels": _warns(
         "an image holds NaN or infinite voxels; they are replaced",

@@ -19,6 +19,7 @@ from autoseg.data.dataset_json import (
     splits_from,
 )
 from autoseg.data.folders import describe_folder, some, usual_ending
+from autoseg.data.instance_labels import task_of, with_class_maps, with_instances
 from autoseg.data.io import Image, open_image, open_label
 from autoseg.data.layouts import Found, add_tests, find_decathlon, find_nnunet, find_plain, is_decathlon, plain_folders
 from autoseg.data.splits import Splits, check_splits, mixed_groups
@@ -59,7 +60,7 @@ def open_dataset(source: DatasetSource) -> Dataset:
         found.content, found.json_file = _description(root)
     else:
         raise DatasetError("no dataset is named. Name its folder or table, or give --images DIR and --labels DIR")
-    return _finish(root, found, source.group_by)
+    return _finish(root, found, source)
 
 
 def read_case(case: Case) -> tuple[Image, Image | None]:
@@ -151,7 +152,7 @@ def _in_folder(root: Path, content: Mapping[str, Any], json_file: Path) -> tuple
     )
 
 
-def _finish(root: Path, found: Found, group_by: str | None) -> Dataset:
+def _finish(root: Path, found: Found, source: DatasetSource) -> Dataset:
     """Name channels and labels, join groups and folds."""
     json_file = found.json_file or root
     _refuse_doubles(found)
@@ -161,9 +162,10 @@ def _finish(root: Path, found: Found, group_by: str | None) -> Dataset:
     if declared:
         _order_channels(found, declared)
     channels = declared or _name_channels(found)
-    labels = labels_of(found.content, json_file)
-    cases, notes = _grouped(found, json_file, group_by)
-    cases = _with_annotated_classes(cases, root, found, labels)
+    labels = with_instances(labels_of(found.content, json_file), found.content, json_file, source.task)
+    cases, notes = _grouped(found, json_file, source.group_by)
+    cases = with_class_maps(_with_annotated_classes(cases, root, found, labels), labels)
+    tests = with_class_maps(found.test_cases, labels)
     splits, split_notes = _splits(root, found, cases)
     return Dataset(
         name=_name(root),
@@ -172,11 +174,12 @@ def _finish(root: Path, found: Found, group_by: str | None) -> Dataset:
         channels=channels,
         labels=labels,
         cases=cases,
-        test_cases=tuple(sorted(found.test_cases, key=lambda case: case.id)),
+        test_cases=tuple(sorted(tests, key=lambda case: case.id)),
         splits=splits,
         file_ending=usual_ending([case.images[0] for case in found.cases]),
         mismatches=tuple(sorted(found.mismatches, key=lambda item: (item.case, item.kind))),
         notes=(*found.notes, *notes, *split_notes),
+        task=task_of(labels, source.task),
     )
 
 

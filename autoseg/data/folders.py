@@ -8,7 +8,21 @@ from typing import TypeVar
 from autoseg.data.io import READERS, image_ending, image_stem
 from autoseg.errors import DatasetError
 
-COMPANIONS = {".json", ".txt", ".md", ".csv", ".tsv", ".xml", ".raw", ".zraw", ".img", ".pdf", ".html", ".log"}
+COMPANIONS = {
+    ".json",
+    ".geojson",
+    ".txt",
+    ".md",
+    ".csv",
+    ".tsv",
+    ".xml",
+    ".raw",
+    ".zraw",
+    ".img",
+    ".pdf",
+    ".html",
+    ".log",
+}
 """Endings of files that may lie beside images without being worth a word."""
 
 Found = TypeVar("Found")

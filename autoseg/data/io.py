@@ -38,6 +38,7 @@ __all__ = [
     "Geometry",
     "Image",
     "StackedImage",
+    "as_ids",
     "crop",
     "flat_geometry",
     "image_ending",
@@ -181,7 +182,8 @@ def open_image(paths: Sequence[Path]) -> Image:
 def open_label(path: Path) -> Image:
     """Open a label map: one channel, in the type it is stored in (integers, or floats that should be integers).
 
-    Colours are accepted where all of them are shades of grey, and where the file holds indices of a palette.
+    Colours are accepted where all of them are shades of grey, and where the file holds indices of a palette; where
+    they number objects, ``as_ids`` makes ids of them.
 
     Raises:
         ImageError: it is unreadable, of a lossy format, or holds several channels.
@@ -201,14 +203,23 @@ def open_label(path: Path) -> Image:
     if opened.num_channels == 1:
         return opened
     if opened.num_channels == 3:
-        return _GreyLabel(opened)
+        return _ColourLabel(opened)
     raise ImageError(
         f"{path} has {opened.num_channels} channels; a label has one. Export one file with one value per class"
     )
 
 
-class _GreyLabel(Image):
-    """A label stored as RGB; its three channels must be equal."""
+def as_ids(label: Image) -> Image:
+    """Take an opened label as a map of ids of objects: in colours, each colour is one object, black is none.
+
+    Returns:
+        The label itself, or of a label in colours one channel, int32: red · 2¹⁶ + green · 2⁸ + blue.
+    """
+    return _ColourIds(label.colours) if isinstance(label, _ColourLabel) else label
+
+
+class _ColourLabel(Image):
+    """A label stored as RGB; its three channels must be equal, unless it is taken as ids (``as_ids``)."""
 
     def __init__(self, colours: Image) -> None:
         self.colours = colours
@@ -227,9 +238,37 @@ class _GreyLabel(Image):
         if not (np.array_equal(array[0], array[1]) and np.array_equal(array[0], array[2])):
             raise ImageError(
                 f"{self.paths[0]} is a label in colours; which colour means which class is not known. "
-                "Export one grey value per class"
+                "Export one grey value per class, or give --task instance if each colour is an object"
             )
         return array[:1].copy()
+
+
+class _ColourIds(Image):
+    """A picture in colours whose colours are the ids of objects."""
+
+    def __init__(self, colours: Image) -> None:
+        self.colours = colours
+        self.shape, self.dtype, self.geometry = colours.shape, np.dtype(np.int32), colours.geometry
+        self.num_channels = 1
+        self.paths = colours.paths
+        self.notes = tuple(dict.fromkeys((*colours.notes, "colours taken as ids of objects")))
+
+    def read(self, box: Box | None = None) -> np.ndarray:
+        """Read the ids as one channel, int32.
+
+        Raises:
+            ImageError: the file is damaged, or its colours are not of 8 bits.
+        """
+        array = self.colours.read(box)
+        if array.dtype != np.uint8:
+            raise ImageError(
+                f"{self.paths[0]} holds colours of type {array.dtype}; ids of objects are read from colours of 8 bits. "
+                "Export one whole number per object"
+            )
+        ids: np.ndarray = array[0].astype(np.int32) << 16
+        ids |= array[1].astype(np.int32) << 8
+        ids |= array[2]
+        return ids[None]
 
 
 def _open_one(path: Path) -> Image:

@@ -104,6 +104,20 @@ def _smallest_type(path: Path, label: np.ndarray, types: tuple[str, ...]) -> np.
     )
 
 
+def check_ids_fit(path: Path, num_objects: int) -> None:
+    """Refuse to number more objects than a file of a format can hold.
+
+    Raises:
+        ImageError: there are more; the message says what to do.
+    """
+    ending = next((item for item in WRITERS if path.name.lower().endswith(item)), "")
+    if ending and num_objects > (most := int(np.iinfo(WRITERS[ending][1][-1]).max)):
+        raise ImageError(
+            f"{path}: {num_objects:,} objects were found, and {ending} files hold numbers up to {most:,}. Give the "
+            "image as TIFF or NIfTI (.tif, .nii.gz): a segmentation is written in the format of its image"
+        )
+
+
 def replace_whole(path: Path, ending: str, write: Callable[[Path], None]) -> None:
     """Write a file beside its place, flush it to the disk, and rename it: a kill leaves the old file or the new.
 

@@ -202,7 +202,8 @@ def _table_in_json(table: Any, root: Path, json_file: Path) -> tuple[list[Case],
             text = f"{images[0]} has no label in {json_file.name}"
             alone.append(Mismatch(case=name, kind="image-without-label", found=text))
             continue
-        cases.append(Case(id=name, images=images, label=resolve(entry["label"], root)))
+        classes = resolve(entry["classes"], root) if entry.get("classes") else None
+        cases.append(Case(id=name, images=images, label=resolve(entry["label"], root), classes=classes))
     return cases, alone
 
 

@@ -1,4 +1,4 @@
-"""A dataset as a CSV table: ``case,image[,image…],label[,group,split,labels_present]``, one row per case."""
+"""A dataset as a CSV table: ``case,image[,image…],label[,group,split,labels_present,classes]``, one row per case."""
 
 import csv
 import re
@@ -11,7 +11,7 @@ from autoseg.data.layouts import Found, resolve
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DatasetError
 
-HEADER = "case,image[,image…],label[,group,split,labels_present]"
+HEADER = "case,image[,image…],label[,group,split,labels_present,classes]"
 PRESENT = "labels_present"
 """Column of the classes annotated in a case: ``liver|spleen``; empty where all are."""
 
@@ -59,27 +59,29 @@ def find_table(path: Path) -> Found:
             found.groups[case] = row["group"]
         if row.get(PRESENT):
             found.labels_present[case] = [name.strip() for name in re.split(r"[|;,]", row[PRESENT]) if name.strip()]
-        _add_row(found, path, case, images, row.get("label", ""), test=splits[case] in TEST)
+        maps = (row.get("label", ""), row.get("classes", ""))
+        _add_row(found, path, case, images, maps, test=splits[case] in TEST)
     if faults:
         raise DatasetError(f"{path}: {'; '.join(faults[:5])} ({len(faults)} in all). Correct these rows")
     found.splits = _splits({case.id: splits[case.id] for case in found.cases}, path)
     return found
 
 
-def _add_row(found: Found, path: Path, case: str, images: Sequence[str], label: str, *, test: bool) -> None:
+def _add_row(found: Found, path: Path, case: str, images: Sequence[str], maps: tuple[str, str], *, test: bool) -> None:
+    """Add a row's case; ``maps`` are its label and the map of classes beside that."""
     missing = [channel or "image" for channel, name in zip(found.channels, images, strict=True) if not name]
     files = tuple(resolve(name, path.parent) for name in images)
-    label_file = resolve(label, path.parent) if label else None
+    label_file, classes = (resolve(name, path.parent) if name else None for name in maps)
     if missing:
         text = f"no file for {', '.join(missing)} in {path.name}"
         found.mismatches.append(Mismatch(case=case, kind="missing-channel", found=text))
     elif test:
-        found.test_cases.append(Case(id=case, images=files, label=label_file))
+        found.test_cases.append(Case(id=case, images=files, label=label_file, classes=classes))
     elif label_file is None:
         text = f"{files[0]} has no label in {path.name} (write test under split for a case to predict)"
         found.mismatches.append(Mismatch(case=case, kind="image-without-label", found=text))
     else:
-        found.cases.append(Case(id=case, images=files, label=label_file))
+        found.cases.append(Case(id=case, images=files, label=label_file, classes=classes))
 
 
 def _channels(pictures: Sequence[str]) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def evaluate_instances(
         listed = "\n".join(f"  {problem}" for problem in sorted(problems)) or "  they have no name in common"
         raise DatasetError(f"no instances in {predictions} can be compared with {labels}\n{listed}")
     notes = _notes(rules, predictions, labels, without_label if rules.protocol.labels_may_lack else [])
-    return _compare(
+    return compare_images(
         rules,
         measured,
         problems=tuple(sorted(problems)),
@@ -162,7 +162,7 @@ def _notes(rules: InstanceRules, predictions: Path, labels: Path, lacking: Seque
     return tuple(notes)
 
 
-def _compare(rules: InstanceRules, measured: Sequence[MeasuredImage], **fields: object) -> InstanceComparison:
+def compare_images(rules: InstanceRules, measured: Sequence[MeasuredImage], **fields: object) -> InstanceComparison:
     """Put the images together; a class that does not occur in an image is measured there as absent."""
     nothing = np.zeros(0, dtype=np.int64)
     empty = contingency(nothing, nothing)

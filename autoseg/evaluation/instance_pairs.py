@@ -71,9 +71,9 @@ def measure_files(rules: InstanceRules, case: str, files: InstanceFiles, gate: M
     Raises:
         ImageError: they cannot be read, do not belong together, or hold no ids.
     """
-    from autoseg.data.io import open_label
+    from autoseg.data.io import as_ids, open_label
 
-    prediction, label = open_label(files.prediction), open_label(files.label)
+    prediction, label = as_ids(open_label(files.prediction)), as_ids(open_label(files.label))
     check_grids(prediction, label, files.prediction, files.label)
     if rules.protocol.flat and label.shape[0] != 1:
         raise ImageError(
@@ -85,16 +85,33 @@ def measure_files(rules: InstanceRules, case: str, files: InstanceFiles, gate: M
     with gate.hold(_needed_bytes(images)):
         label_ZYX, prediction_ZYX = _ids(label, files.label), _ids(prediction, files.prediction)
         table, num_deleted = _tabulate(rules, label_ZYX, prediction_ZYX)
-        groups = {ALL_OBJECTS: score_objects(rules, ALL_OBJECTS, table)}
+        classes = None
         if len(images) > 2:
             predicted_classes = _classes(images[2], prediction, prediction_ZYX, table.prediction_ids)
-            label_classes = _classes(images[3], label, label_ZYX, table.label_ids)
-            for value in np.union1d(label_classes, predicted_classes).tolist():
-                name = rules.class_names.get(value, str(value))
-                part = table.keep(label_classes == value, predicted_classes == value)
-                groups[name] = score_objects(rules, name, part)
+            classes = _classes(images[3], label, label_ZYX, table.label_ids), predicted_classes
         hint = _hint(files.label, label_ZYX, rules.ignore) or _hint(files.prediction, prediction_ZYX, rules.ignore)
+    groups = score_groups(rules, table, classes)
     return MeasuredImage(case=case, groups=groups, num_deleted=num_deleted, hint=hint)
+
+
+def score_groups(
+    rules: InstanceRules, table: Contingency, classes: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Scored]:
+    """Measure all objects of an image and, where their classes are known, those of each class.
+
+    Args:
+        rules: metrics, and the names of classes by value.
+        table: of the image.
+        classes: the class value of each object of the label, and of the prediction; None where there is one class.
+    """
+    groups = {ALL_OBJECTS: score_objects(rules, ALL_OBJECTS, table)}
+    if classes is not None:
+        label_classes, predicted_classes = classes
+        for value in np.union1d(label_classes, predicted_classes).tolist():
+            name = rules.class_names.get(value, str(value))
+            part = table.keep(label_classes == value, predicted_classes == value)
+            groups[name] = score_objects(rules, name, part)
+    return groups
 
 
 def _needed_bytes(images: "Sequence[Image]") -> int:

@@ -34,6 +34,7 @@ class Candidate:
         dice: per structure.
         score: what the choice's criterion gives, where that is not the mean Dice; ``interval`` is its then.
         decode: settings of the decoder that were fitted out of fold, where the target finds objects.
+        touching: of objects, the same score on the images whose labelled objects touch; None where none do.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Candidate:
     interval: Interval | None = None
     score: float | None = None
     decode: dict[str, Any] = field(default_factory=dict)
+    touching: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +142,12 @@ def choose(
     if not scores:
         raise ValueError("there is no candidate to choose from")
     accepted = {(item.configurations, item.weights): item for item in weighted if item.accepted}
-    judged = {(names, _equal(names)): found for names, found in scores.items()}
+    judged = {(names, equal_weights(names)): found for names, found in scores.items()}
     compared = _on_equal_cases(judged | {key: item.scores for key, item in accepted.items()})
     candidates = {key: _candidate(*key, found) for key, found in compared.items()}
     measured = [key for key, item in candidates.items() if item.mean_dice is not None]
     if not measured:
-        return _unmeasured(tuple(candidates.values()), next(iter(compared.values())), folds)
+        return nothing_to_compare(tuple(candidates.values()), next(iter(compared.values())), folds)
     best = max(measured, key=lambda key: candidates[key].mean_dice or 0.0)  # max gives the first of equals
     before, winner = compared[best], candidates[best]
     wanted = {row.case for row in before.cases}
@@ -157,13 +159,14 @@ def choose(
         *why_weights([(candidate_name(item.configurations, item.weights), item) for item in weighted]),
         *why_rules(trials, before.structures),
     )
-    choice = _choice(winner, tuple(candidates.values()), after, folds, reasons)
+    choice = make_choice(winner, tuple(candidates.values()), after, folds, reasons)
     return replace(
         choice, postprocessing=rules, trials=trials, mean_before=before.mean_dice, dice_before=before.dice
     ), after
 
 
-def _equal(names: Names) -> Weights:
+def equal_weights(names: Names) -> Weights:
+    """Give the shares of configurations that count alike."""
     return (1 / len(names),) * len(names)
 
 
@@ -186,13 +189,14 @@ def _candidate(names: Names, weights: Weights, scores: Scores) -> Candidate:
     )
 
 
-def _choice(
+def make_choice(
     chosen: Candidate,
     candidates: tuple[Candidate, ...],
     scores: Scores,
     folds: Sequence[int | str],
     reasons: tuple[Reason, ...],
 ) -> Choice:
+    """Make the record of a choice without postprocessing from a candidate and its scores."""
     return Choice(
         configurations=chosen.configurations,
         folds=tuple(folds),
@@ -212,7 +216,9 @@ def _choice(
     )
 
 
-def _unmeasured(candidates: tuple[Candidate, ...], scores: Scores, folds: Sequence[int | str]) -> tuple[Choice, Scores]:
+def nothing_to_compare(
+    candidates: tuple[Candidate, ...], scores: Scores, folds: Sequence[int | str]
+) -> tuple[Choice, Scores]:
     """Without out-of-fold scores take the first configuration: a plan lists those in 3D first.
 
     That 3D is the better single one is an assumption; it was on most of the datasets of Isensee et al. 2021.
@@ -220,4 +226,4 @@ def _unmeasured(candidates: tuple[Candidate, ...], scores: Scores, folds: Sequen
     because = "no foreground in any label or prediction" if scores.cases else "no case has out-of-fold predictions"
     rest = "; the first configuration of the plan is taken, without postprocessing"
     reason = Reason(about="choice.configurations", rule="nothing-to-compare", because=because + rest)
-    return _choice(candidates[0], candidates, scores, folds, (reason,)), scores
+    return make_choice(candidates[0], candidates, scores, folds, (reason,)), scores

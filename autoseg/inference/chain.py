@@ -19,6 +19,7 @@ from autoseg.inference.windows import lay_windows
 from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.preprocess import PreprocessedCase, preprocess_case
 from autoseg.targets import Target, make_target
+from autoseg.targets.instance_target import with_decode
 from planners.plan import Configuration, Plan
 
 
@@ -66,10 +67,12 @@ class Chain:
         configuration, folds = trained[place]
         feeder = place < len(selection.previous)
         fed = [item.previous == configuration.name for item, _ in trained]
+        # What feeds others decodes as planned: so it did when they were trained.
+        record = with_decode(configuration.target, {} if feeder else selection.decode)
         return Step(
             configuration=configuration,
             groups=[(own, load_networks(own, part, self.compute)) for own, part in group_folds(configuration, folds)],
-            target=make_target(configuration.target, self.plan.labels, configuration.training),
+            target=make_target(record, self.plan.labels, configuration.training),
             feeds=tuple(index for index, found in enumerate(fed) if found and feeder),
             members=tuple(index for index, item in enumerate(selection.folds) if item == trained[place]),
         )

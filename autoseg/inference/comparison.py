@@ -9,10 +9,12 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autoseg.data.io import open_image, open_label, output_ending, write_segmentation
+from autoseg.data.label_layers import read_layers
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
 from autoseg.evaluation.overlap import (
     CasePrediction,
@@ -36,6 +38,7 @@ from autoseg.preprocessing.store import Store
 from autoseg.progress import track
 from autoseg.run_folder import CaseFiles, FoldFolder, RunFolder, RunRecord
 from autoseg.targets import Target, make_target
+from autoseg.targets.instance_target import with_decode
 from planners.plan import Plan
 
 LOGITS_ENDING = ".logits"
@@ -58,9 +61,16 @@ def read_label(files: CaseFiles, plan: Plan) -> np.ndarray:
 
 def read_label_and_spacing(files: CaseFiles, plan: Plan) -> tuple[np.ndarray, tuple[float, float, float]]:
     """Read a case's label as inner class indices z, y, x, and its spacing in mm."""
+    layers, spacing_mm = read_label_layers(files, plan)
+    return layers[0], spacing_mm
+
+
+def read_label_layers(files: CaseFiles, plan: Plan) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Read a case's label as layers (see ``read_layers``), and its spacing in mm."""
     assert files.label is not None, "only labelled cases are validated"
     opened = open_label(Path(files.label))
-    return plan.labels.encode(opened.read()[0]), opened.geometry.spacing_mm
+    classes = None if files.classes is None else open_label(Path(files.classes))
+    return read_layers(opened, classes, plan.labels), opened.geometry.spacing_mm
 
 
 def largest_slab(part: LogitsPart) -> int:
@@ -86,8 +96,8 @@ class Comparison:
     def choose(self) -> tuple[Choice, Scores]:
         """Score every candidate and choose; the predictions of a winning ensemble are written on the way."""
         shutil.rmtree(self.run.out_of_fold, ignore_errors=True)  # of an earlier choice
-        names = [item for item in candidates_of(self.record.configurations) if self._can_be_averaged(item)]
-        scores: dict[Names, Scores] = {item: self._single_scores(item[0]) for item in names if len(item) == 1}
+        names = [item for item in candidates_of(self.record.configurations) if self.can_be_averaged(item)]
+        scores: dict[Names, Scores] = {item: self.single_scores(item[0]) for item in names if len(item) == 1}
         ensembles = [item for item in names if len(item) > 1]
         judged = self._judge(ensembles) if ensembles else {}
         scores |= {item: next(iter(judged[item].values())) for item in ensembles}
@@ -110,10 +120,10 @@ class Comparison:
             for fold in self.folds
         }
 
-    def target(self, name: str) -> Target:
-        """Make the target of a configuration."""
+    def target(self, name: str, decode: Mapping[str, Any] | None = None) -> Target:
+        """Make the target of a configuration, with other settings of its decoder where any are given."""
         configuration = self.plan.configuration(name)
-        return make_target(configuration.target, self.plan.labels, configuration.training)
+        return make_target(with_decode(configuration.target, decode or {}), self.plan.labels, configuration.training)
 
     def parts(self, names: Names, fold: int | str, case_id: str, weights: Weights = ()) -> list[LogitsPart]:
         """Open the logits that a fold of some configurations has left of a case.
@@ -131,10 +141,12 @@ class Comparison:
             for name, weight in zip(names, weights or (1.0,) * len(names), strict=True)
         ]
 
-    def _can_be_averaged(self, names: Names) -> bool:
+    def can_be_averaged(self, names: Names) -> bool:
+        """Tell whether configurations have equal targets."""
         return all(self.plan.configuration(name).target == self.plan.configuration(names[0]).target for name in names)
 
-    def _single_scores(self, name: str) -> Scores:
+    def single_scores(self, name: str) -> Scores:
+        """Read the scores that the folds of a configuration have left."""
         parts = [self.run.read(Scores, self.run.fold(name, fold).scores) for fold in self.folds]
         return merge(parts) if parts else collect((), [item.name for item in structures_of(self.plan.labels)])
 

@@ -7,7 +7,7 @@ the same slabs: ``CASE.probabilities.npy``, float16, (output of the network, z, 
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,37 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import OptionError
+from autoseg.inference.instances import class_map, classes_on_grid, segment_objects
+from autoseg.inference.logits_part import LogitsPart, average
 from autoseg.preprocessing.label_resampling import resample_label
 from autoseg.preprocessing.preprocess import CaseGrid, cropped_view, shape_as_read, uncrop_and_untranspose
-from autoseg.preprocessing.resampling import LogitsResampler, SlicesOnDemand
 from autoseg.targets import Target
-from planners.plan import Plan, Resampling
+from autoseg.targets.instance_target import InstanceTarget
+from planners.plan import Plan
 
 SLAB_BYTES = 2**22  # measured 2026-11: fastest from 2**20 to 2**23, where a slab stays in the processor's cache
 PROBABILITIES_ENDING = ".probabilities.npy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogitsPart:
-    """What the networks of one configuration say of one case.
-
-    Attributes:
-        logits_KZYX: float32, on ``grid.shape``, in the plan's axis order; in memory, or slices on demand.
-        grid: where they lie in the image.
-        resampling: of the configuration.
-        weight: of its probabilities in an average with others; only the ratio to theirs counts.
-        alone_KZYX: float16, what each of the networks says alone; empty where nobody has asked.
-    """
-
-    logits_KZYX: np.ndarray | SlicesOnDemand
-    grid: CaseGrid
-    resampling: Resampling
-    weight: float = 1.0
-    alone_KZYX: tuple[np.ndarray, ...] = ()
-
-    def onto(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> LogitsResampler:
-        """Look at the logits on another grid over the same extent."""
-        return LogitsResampler(self.logits_KZYX, shape, self.grid.spacing_mm, spacing_mm, self.resampling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +74,15 @@ def segment(
         watch: sees the probabilities of every slab; a target that is not pointwise shows none. It changes nothing.
 
     Returns:
-        Inner class indices z, y, x of the image as read; 0 outside the crop.
+        Inner class indices z, y, x of the image as read; 0 outside the crop. Of a target that finds objects their
+        classes, not their ids: those are in ``instances.segment_objects``.
 
     Raises:
         OptionError: probabilities are asked of a target that has none per voxel.
     """
     if not target.pointwise:
         if probabilities_file is not None:
-            raise OptionError(f"target {target.name} has no probability per voxel; do not ask to save them")
+            check_probabilities(target)
         return _segment_whole(parts, target, plan)
     grid = parts[0].grid
     segmentation = np.zeros(shape_as_read(grid, plan.axis_order), dtype=np.min_scalar_type(plan.labels.num_classes))
@@ -137,6 +117,16 @@ def segment(
     return segmentation
 
 
+def check_probabilities(target: Target) -> None:
+    """Refuse to save probabilities of a target that has none per voxel.
+
+    Raises:
+        OptionError: it has none.
+    """
+    if not target.pointwise:
+        raise OptionError(f"target {target.name} has no probability per voxel; do not ask to save them")
+
+
 def cut_slabs(shape: Sequence[int], num_outputs: int) -> list[tuple[int, int]]:
     """Cut a grid into slabs along its first axis (start, stop), each of about ``SLAB_BYTES`` of logits."""
     thickness = max(SLAB_BYTES // (4 * num_outputs * shape[1] * shape[2]), 1)
@@ -156,20 +146,10 @@ def decode_slab(
     return target.decode_probabilities(mean), mean if with_probabilities else None
 
 
-def average(maps: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Average maps by weights, which need not add up to 1; the first map's memory becomes the result."""
-    total: np.ndarray | None = None
-    for item, weight in zip(maps, weights, strict=True):
-        # Equal weights are left out of the sum: then it is the plain mean to the last bit.
-        item = item if weight == weights[0] else np.multiply(item, np.float32(weight / weights[0]), out=item)
-        total = item if total is None else np.add(total, item, out=total)
-    assert total is not None
-    total /= np.float32(sum(weights) / weights[0])
-    return total
-
-
 def _segment_whole(parts: Sequence[LogitsPart], target: Target, plan: Plan) -> np.ndarray:
     """Decode whole on the crop of the image, and put the integer map in its place."""
+    if isinstance(target, InstanceTarget):
+        return class_map(segment_objects(parts, target, plan), plan.labels)
     grid = parts[0].grid
     decoded = decode_whole(parts, target, grid.shape_after_crop, grid.spacing_before_mm)
     return uncrop_and_untranspose(decoded, grid, plan.axis_order)
@@ -180,12 +160,16 @@ def decode_whole(
 ) -> np.ndarray:
     """Average maps that do not decode voxel by voxel on the preprocessed grid of the first part, and decode there.
 
+    Gives classes, also of a target that finds objects.
+
     Args:
         parts: one per configuration, of equal targets.
         target: decodes.
         shape, spacing_mm: of the grid to bring the integer map to; over the same extent.
     """
     grid, resampling = parts[0].grid, parts[0].resampling
+    if isinstance(target, InstanceTarget):
+        return resample_label(classes_on_grid(parts, target), shape, grid.spacing_mm, spacing_mm, resampling)
     found = (part.onto(grid.shape, grid.spacing_mm).slab(0, grid.shape[0]).copy() for part in parts)
     maps = average(found, [part.weight for part in parts])
     return resample_label(target.decode(maps), shape, grid.spacing_mm, spacing_mm, resampling)

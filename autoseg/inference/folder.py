@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from autoseg.data.cases import Case
+from autoseg.data.check_problem import count
 from autoseg.data.folders import MAP_SUFFIXES, some, without_maps
 from autoseg.data.io import (
     READERS,
@@ -21,14 +22,18 @@ from autoseg.data.io import (
 from autoseg.errors import ImageError, OptionError, RunFolderError
 from autoseg.evaluation.run_facts import facts_of_run
 from autoseg.inference.confidence import ConfidenceWatcher
-from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart, Slab
+from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart, Slab, check_probabilities
+from autoseg.inference.instances import classes_file
 from autoseg.inference.model import digest_of
+from autoseg.inference.object_files import has_all_files, remove_companions, write_objects
 from autoseg.inference.quality import QualityFile
 from autoseg.inference.stages import work_through
 from autoseg.inference.uncertainty import UncertaintyWatcher, check_pointwise
 from autoseg.preprocessing.preprocess import PreprocessedCase
 from autoseg.progress import say
 from autoseg.run_folder import records_from, write_atomic
+from autoseg.targets import Target
+from autoseg.targets.instance_target import InstanceTarget
 from planners import records
 
 if TYPE_CHECKING:
@@ -46,6 +51,8 @@ class PredictionsRecord:
         digest: of all that its predictions depend on.
         networks: configurations and number of networks, for people.
         labels: value in the files of each class.
+        instances: classes whose objects are told apart. Where there are any the files hold ids of objects, and those in
+            ``classes`` the values; with one class there are ids alone.
         facts: what the predictions depend on, by name, for people; kept for when the model's folder is gone.
     """
 
@@ -53,6 +60,7 @@ class PredictionsRecord:
     digest: str
     networks: str
     labels: dict[str, int] = field(default_factory=dict)
+    instances: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
 
 
@@ -80,16 +88,19 @@ class FolderJob:
             uncertainty: write the maps of uncertainty too.
 
         Raises:
-            OptionError: maps of uncertainty are asked of a target that has no probability per voxel.
+            OptionError: probabilities or maps of uncertainty are asked of a target that has none per voxel.
         """
         self.predictor, self.output = predictor, output
         self.overwrite, self.replace_older = overwrite, replace_older
         self.save_probabilities = save_probabilities
+        if save_probabilities:
+            check_probabilities(predictor.target)
         self.maps: tuple[str, ...] = ()
         if uncertainty:
             check_pointwise(predictor.target)
             self.maps = MAP_SUFFIXES if predictor.num_networks > 1 else MAP_SUFFIXES[:1]
-        self.quality = QualityFile(output, predictor.judge)
+        self.instances, self._num_objects = _instance_names(predictor.target), 0
+        self.quality = QualityFile(output, predictor.judge, tells_dice=predictor.target.pointwise)
         self.notes: Counter[str] = Counter()
         self._written, self._num_unwritten = threading.Condition(), 0
 
@@ -117,8 +128,10 @@ class FolderJob:
         faults = work_through([(case.id, case) for case in todo], self._read, self._work, self._write, "segmenting")
         for line in self.quality.finish():
             say(f"  {line}")
-        for note, count in self.notes.items():
-            say(f"  {note} ({count} image{'s' * (count > 1)})")
+        if todo and self.instances:
+            say(f"  {count(self._num_objects, 'object')} in {count(len(todo) - len(faults), 'image')}")
+        for note, number in self.notes.items():
+            say(f"  {note} ({count(number, 'image')})")
         faults = {**incomplete, **faults}
         if faults:
             lines = "\n".join(f"  case {case_id}: {faults[case_id]}" for case_id in sorted(faults))
@@ -142,22 +155,27 @@ class FolderJob:
         probabilities = self._probabilities_file(case)
         files = [self._file(case), *(self._map_file(case, suffix) for suffix in self.maps)]
         files += [] if probabilities is None else [probabilities]
+        if self.instances and not has_all_files(self._file(case), self.predictor.plan.labels):
+            return False
         return all(file.exists() for file in files) and (case.id in self.quality or not self.quality.existed)
 
     def _check_output(self, cases: Sequence[Case]) -> None:
         """Keep images safe, and predictions of two models apart; then write down which model it is."""
         inputs = {path.resolve() for case in cases for path in case.images}
-        if any(self._file(case).resolve() in inputs for case in cases):
+        written = [self._file(case) for case in cases]
+        written += [classes_file(file) for file in written if self.instances]
+        if any(file.resolve() in inputs for file in written):
             raise OptionError(f"{self.output} holds the images: predictions would replace them. Give another folder")
         maps = {self._map_file(case, suffix) for case in cases for suffix in self.maps}
         taken = sorted(file.name for file in maps & {self._file(case) for case in cases})
         if taken:
             raise OptionError(f"{taken[0]} would be a segmentation and a map of uncertainty at once. Rename the image")
         wanted = PredictionsRecord(
-            model=str(self.predictor.run.root.resolve()),
+            model=str(self.predictor.opened.path.resolve()),
             digest=digest_of(self.predictor.selection, self.predictor.plan),
             networks=self.predictor.selection.name,
             labels={item.name: item.value for item in self.predictor.plan.labels.classes},
+            instances=self.instances,
             facts=facts_of_run(self.predictor.run).facts,
         )
         whose = self._other_model(wanted)
@@ -174,6 +192,13 @@ class FolderJob:
         except RunFolderError:
             return f"its {RECORD} cannot be read"
         return None if found.digest == wanted.digest else f"{found.model}, {found.networks}"
+
+    def _had_objects(self) -> bool:
+        """Tell whether the folder's record is of a model that tells objects apart; no, where it cannot be read."""
+        try:
+            return bool(records_from(PredictionsRecord, self.output / RECORD).instances)
+        except RunFolderError:
+            return False
 
     def _make_way(self, cases: Sequence[Case], inputs: set[Path], whose: str) -> None:
         """Take another model's predictions away before this one's record is written, or refuse.
@@ -201,8 +226,9 @@ class FolderJob:
                 f"{self.output} holds {len(again) + len(others)} predictions of another model, or of this one before "
                 f"it was changed ({whose}){stay if others else '. Give another folder, or add --overwrite'}"
             )
+        with_objects = self._had_objects()
         for path in (*named, *own):  # now, or a kill would leave old predictions under the new record
-            _remove(path)
+            _remove(path, with_objects)
         self.quality.forget()
         if named:
             say(
@@ -247,6 +273,9 @@ class FolderJob:
     def _write_all(self, case: Case, about: "_About", parts: list[LogitsPart]) -> None:
         """Write the segmentation last: where it stands, all that belongs to it does."""
         predictor = self.predictor
+        if self.instances:
+            self._write_objects(case, about, parts)
+            return
         confidence = ConfidenceWatcher(predictor.target, predictor.plan.labels) if predictor.target.pointwise else None
         maps = UncertaintyWatcher(parts, predictor.target, predictor.plan.axis_order) if self.maps else None
         watchers = [watcher for watcher in (confidence, maps) if watcher is not None]
@@ -264,6 +293,14 @@ class FolderJob:
         self.quality.add(predictor.judge.rate(case.id, watched, about.warnings))
         write_segmentation(self._file(case), segmentation, about.geometry)
 
+    def _write_objects(self, case: Case, about: "_About", parts: list[LogitsPart]) -> None:
+        objects = self.predictor.objects(parts)
+        self.quality.add(self.predictor.judge.rate(case.id, None, about.warnings))
+        write_objects(self._file(case), objects, self.predictor.plan.labels, about.geometry)
+        self._num_objects += len(objects)
+        if not about.geometry.known:
+            self.notes.update(["the file tells no size of its pixels: objects are measured in pixels alone"])
+
 
 def list_segmentations(folder: Path) -> list[Path]:
     """List the files of a folder that may be segmentations; maps of uncertainty beside one are none."""
@@ -274,12 +311,21 @@ def list_segmentations(folder: Path) -> list[Path]:
     return [path for path in found if image_stem(path) in cases and not path.name.startswith(".")]
 
 
-def _remove(segmentation: Path) -> None:
-    """Remove a segmentation after all that belongs to it."""
+def _remove(segmentation: Path, with_objects: bool) -> None:
+    """Remove a segmentation after all that belongs to it; only what told objects apart has files of objects."""
+    if with_objects:
+        remove_companions(segmentation)
     stem, ending = image_stem(segmentation), image_ending(segmentation)
     for name in (f"{stem}{PROBABILITIES_ENDING}", *(f"{stem}{suffix}{ending}" for suffix in MAP_SUFFIXES)):
         segmentation.with_name(name).unlink(missing_ok=True)
     segmentation.unlink(missing_ok=True)
+
+
+def _instance_names(target: Target) -> tuple[str, ...]:
+    """Name the classes whose objects a target tells apart; none where it finds no objects."""
+    if not isinstance(target, InstanceTarget):
+        return ()
+    return tuple(target.labels.names[index] for index in target.instance_classes)
 
 
 class _About(NamedTuple):

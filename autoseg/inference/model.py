@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Selection:
         previous: the same for the configurations that feed these, in the order in which they run.
         postprocessing: rules for the segmentation, in their order.
         weights: of the configurations' probabilities, as many as ``folds``; empty: all alike.
+        decode: settings of the decoder that differ from the plan's (see ``with_decode``).
         because: one line for the user.
     """
 
@@ -40,6 +41,7 @@ class Selection:
     previous: tuple["Trained", ...] = ()
     postprocessing: tuple[Postprocessing, ...]
     weights: tuple[float, ...] = ()
+    decode: dict[str, Any] = field(default_factory=dict)
     because: str
 
     @property
@@ -94,6 +96,7 @@ def select(run: RunFolder, plan: Plan) -> Selection:
         previous=_previous_of(run, plan, choice.configurations),
         postprocessing=choice.postprocessing,
         weights=_weights(choice, run),
+        decode=choice.decode,
         because=because,
     )
 
@@ -214,7 +217,7 @@ def compute_of(run: RunFolder, device: str = "auto") -> Compute:
 
 
 def digest_of(selection: Selection, plan: Plan) -> str:
-    """Identify a model by what its predictions depend on: plan, weights, postprocessing (16 hexadecimal digits)."""
+    """Identify a model by what its predictions depend on: plan, weights, decoding, rules (16 hexadecimal digits)."""
     shared = [plan.axis_order, plan.channels, plan.labels]
     configurations, weights = _identity(selection.folds)
     # What is not said is left out, so that models of older programs keep their identity.
@@ -225,6 +228,8 @@ def digest_of(selection: Selection, plan: Plan) -> str:
     parts = [configurations, shared, rules, weights]
     if selection.weights:
         parts.append(list(selection.weights))
+    if selection.decode:
+        parts.append(selection.decode)
     return records.digest([*parts, *_identity(selection.previous)] if selection.previous else parts)
 
 

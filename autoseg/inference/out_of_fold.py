@@ -7,6 +7,7 @@ logits too (``kept_logits``), so that ensembles can be judged; they are deleted 
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autoseg.data.io import open_label, output_ending
 from autoseg.data.parallel import MemoryGate, for_each_case
@@ -26,6 +27,8 @@ from autoseg.inference.comparison import (
     read_label_and_spacing,
 )
 from autoseg.inference.confidence import keep_confidence
+from autoseg.inference.instance_choice import choose_instances, finds_objects, out_of_fold_file
+from autoseg.inference.object_measures import measure_predictions
 from autoseg.progress import say
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
 from planners import records
@@ -45,32 +48,39 @@ transforms of the largest structure, should it fill the image. Assumption, on th
 def choose_for_run(run: RunFolder) -> Choice:
     """Compare all trained configurations and their ensembles out of fold, choose, and measure what was chosen.
 
-    Writes ``choice.json``, ``scores.json``, ``confidence.json`` and ``metrics.json``. What was chosen from the very
+    Writes ``choice.json``, ``scores.json``, ``confidence.json`` and ``metrics.json``; where objects are told apart
+    ``choice.json``, ``scores.json`` (of their classes) and ``instances.json``. What was chosen from the very
     same folds is kept, and only what is missing is made; without its ``scores.json`` it is made anew.
     """
     record, plan = run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file)
     made_from = _made_from(run, record)
     kept = _kept_scores(run, record, made_from)
+    comparison = Comparison(run, record, plan)
+    objects = finds_objects(comparison)
     if kept is not None:
         choice = run.read(Choice, run.choice_file)
-        if len(choice.configurations) == 1 and not run.confidence_file.exists():
+        if not objects and len(choice.configurations) == 1 and not run.confidence_file.exists():
             keep_confidence(run, plan, choice, kept)
     else:
-        comparison = Comparison(run, record, plan)
-        choice, scores = comparison.choose()
+        choice, scores = choose_instances(comparison) if objects else comparison.choose()
         run.write(scores, run.scores_file)
         run.write(choice, run.choice_file)
-        keep_confidence(run, plan, choice, scores, comparison.watched if len(choice.configurations) > 1 else None)
+        if not objects:
+            watched = comparison.watched if len(choice.configurations) > 1 else None
+            keep_confidence(run, plan, choice, scores, watched)
         # Only now: after a kill before this, all is made again, for which the logits are still there.
         # Both at once: an ensemble whose predictions nobody vouches for would never be measured.
-        _note(run, {MADE_FROM: made_from, run.out_of_fold.name: _ensemble_digest(choice)})
+        _note(run, {MADE_FROM: made_from, run.out_of_fold.name: _predictions_digest(choice)})
     for reason in choice.reasons:
         say(f"  {reason.about.removeprefix('choice.')}: {reason.because}")
         run.log("decision", about=reason.about, rule=reason.rule, because=reason.because)
     for ending in (f"*{LOGITS_ENDING}", OLDER_LOGITS):  # of all folds: also of those that the run trains no more
         for path in run.root.glob(f"folds/*/fold_*/validation/{ending}"):
             path.unlink()
-    _measure_if_missing(run, plan, choice)
+    if objects:
+        _measure_objects_if_missing(comparison, choice)
+    else:
+        _measure_if_missing(run, plan, choice)
     return choice
 
 
@@ -110,8 +120,10 @@ def _note(run: RunFolder, digests: Mapping[str, str]) -> None:
     run.change_record(made_from={**run.read(RunRecord, run.run_file).made_from, **digests})
 
 
-def _ensemble_digest(choice: Choice) -> str:
-    return records.digest([choice.configurations, choice.weights])
+def _predictions_digest(choice: Choice) -> str:
+    """Identify what is in ``out_of_fold``."""
+    parts: list[Any] = [choice.configurations, choice.weights]
+    return records.digest([*parts, choice.decode] if choice.decode else parts)
 
 
 def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
@@ -125,7 +137,8 @@ def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
     comparison = Comparison(run, record, plan)
     places = _chosen_predictions(comparison, choice)
     absent = [case for case, (path, _) in places.items() if not path.exists()]
-    of_this = len(choice.configurations) == 1 or record.made_from.get(run.out_of_fold.name) == _ensemble_digest(choice)
+    kept = record.made_from.get(run.out_of_fold.name) == _predictions_digest(choice)
+    of_this = len(choice.configurations) == 1 or kept
     if absent or not of_this or not places:
         run.metrics_file.unlink(missing_ok=True)
         if places:
@@ -134,6 +147,27 @@ def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
         return
     run.write(_measure(plan, choice, places), run.metrics_file)
     _note(run, {METRICS: digest})
+
+
+def _measure_objects_if_missing(comparison: Comparison, choice: Choice) -> None:
+    """Write ``instances.json`` of the chosen predictions, unless it was made from the very same choice."""
+    run, file = comparison.run, comparison.run.instances_file
+    made_from = run.read(RunRecord, run.run_file).made_from
+    wanted = _predictions_digest(choice)
+    digest = records.digest([made_from.get(MADE_FROM), wanted])
+    if file.exists() and made_from.get(file.name) == digest:
+        return
+    cases = {case_id: comparison.files[case_id] for ids in comparison.cases().values() for case_id in ids}
+    places = {case_id: (out_of_fold_file(run, files), files) for case_id, files in cases.items()}
+    whole = made_from.get(run.out_of_fold.name) == wanted and all(path.exists() for path, _ in places.values())
+    if not whole or not places:
+        file.unlink(missing_ok=True)
+        if places:
+            name = candidate_name(choice.configurations, choice.weights)
+            say(f"  {file.name}: not made; the out-of-fold predictions of {name}, as chosen, are not kept")
+        return
+    run.write(measure_predictions(comparison.plan, places), file)
+    _note(run, {file.name: digest})
 
 
 def _chosen_predictions(comparison: Comparison, choice: Choice) -> dict[str, tuple[Path, CaseFiles]]:

@@ -19,14 +19,17 @@ from autoseg.errors import ModelError, OptionError
 from autoseg.evaluation import postprocessing
 from autoseg.inference.cases import find_cases
 from autoseg.inference.chain import Chain
-from autoseg.inference.export import LogitsPart, Watcher, segment
+from autoseg.inference.export import LogitsPart, Watcher, check_probabilities, segment
 from autoseg.inference.folder import FolderJob
-from autoseg.inference.model import compute_of, open_run, select
+from autoseg.inference.instances import SegmentedObjects, segment_objects
+from autoseg.inference.model import compute_of
+from autoseg.inference.opening import open_model
 from autoseg.inference.quality import Judge
 from autoseg.preprocessing.preprocess import PreprocessedCase
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.targets import make_target
+from autoseg.targets.instance_target import InstanceTarget, with_decode
 from planners import records
 
 
@@ -37,7 +40,7 @@ class Predictor:
         """Open a model.
 
         Args:
-            model: run folder.
+            model: run folder, ``MODEL.autoseg``, or what nnU-Net v2 trained: a model folder or one checkpoint.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
             compute: device, precision and memory format where they are decided already.
 
@@ -45,8 +48,15 @@ class Predictor:
             ModelError: nothing is trained there, or its files do not go together.
             DeviceError: the device is not there.
         """
-        self.run, self.plan = open_run(Path(model))
-        self.selection = select(self.run, self.plan)
+        self.opened = open_model(Path(model))
+        for note in self.opened.notes:
+            say(f"  {note}")
+        self.run = self.opened.run
+        self.plan, self.selection = self.opened.select()
+        with self.opened.naming():
+            self._load(device, compute)
+
+    def _load(self, device: str, compute: Compute | None) -> None:
         self.compute = compute or compute_of(self.run, device)
         computing.prepare(self.compute)
         configurations = [configuration for configuration, _ in self.selection.folds]
@@ -56,7 +66,8 @@ class Predictor:
             raise ModelError(
                 f"{names} have different targets and cannot be averaged. Choose one of them in choice.json"
             )
-        self.target = make_target(first.target, self.plan.labels, first.training)
+        record = with_decode(first.target, self.selection.decode)
+        self.target = make_target(record, self.plan.labels, first.training)
         self.judge = Judge(self.run, self.plan, self.selection)
         self.chain = Chain(self.plan, self.selection, self.compute)
 
@@ -85,7 +96,7 @@ class Predictor:
             names = ", ".join(channel.name for channel in self.plan.channels)
             found = f"{image.num_channels} channel{'s' * (image.num_channels != 1)}"
             raise ModelError(
-                f"{image.name} has {found}; {self.run.root} needs {len(self.plan.channels)} ({names}). "
+                f"{image.name} has {found}; {self.opened.path} needs {len(self.plan.channels)} ({names}). "
                 "Give one file per channel, or one file that holds them all"
             )
         return image.read()
@@ -105,17 +116,42 @@ class Predictor:
     def segment(
         self, parts: Sequence[LogitsPart], probabilities_file: Path | None = None, watch: Watcher | None = None
     ) -> np.ndarray:
-        """Bring logits to a postprocessed segmentation on the image's grid, in the user's label values (z, y, x)."""
+        """Bring logits to a segmentation on the image's grid as read (z, y, x).
+
+        Returns:
+            The user's label values, postprocessed; of a model that tells objects apart their ids, int32, numbered 1, 2,
+            … without gaps (see ``objects``).
+
+        Raises:
+            OptionError: probabilities are to be saved of a target that has none per voxel.
+        """
+        if self.target.finds_objects:
+            if probabilities_file is not None:
+                check_probabilities(self.target)
+            return self.objects(parts).ids
         segmentation = segment(parts, self.target, self.plan, probabilities_file, self.compute.threads, watch)
         grid = parts[0].grid
         voxel = postprocessing.voxel_mm3(grid.shape_before_crop, grid.spacing_before_mm)
         return self.plan.labels.decode(postprocessing.apply(segmentation, self.selection.postprocessing, voxel))
 
+    def objects(self, parts: Sequence[LogitsPart]) -> SegmentedObjects:
+        """Find objects in logits: ids on the image's grid as read (z, y, x), the class and mean probability of each.
+
+        Raises:
+            ModelError: the model segments classes and tells no objects apart.
+        """
+        if not isinstance(self.target, InstanceTarget):
+            raise ModelError(
+                f"{self.opened.path} segments classes and tells no objects apart. Use segment, or train with "
+                '"instances" declared in dataset.json'
+            )
+        return segment_objects(parts, self.target, self.plan)
+
     def predict(self, image: Image, what: str | None = None) -> np.ndarray:
         """Segment one image; what is unfamiliar about it is said on the terminal.
 
         Returns:
-            The user's label values, z, y, x, on the image's grid.
+            The user's label values, or ids of objects (see ``segment``), z, y, x, on the image's grid.
 
         Raises:
             AutosegError: as ``read`` and ``logits``.
@@ -136,7 +172,8 @@ def predict(
     """Segment one image and give the segmentation as the image came.
 
     Args:
-        model: run folder, or an opened ``Predictor`` (to segment many images without loading the networks again).
+        model: as ``Predictor`` takes it, or an opened ``Predictor`` (to segment many images without loading the networks
+            again).
         image: a path (file or DICOM folder; ``CASE_0000`` stands for the files of all channels), a list of paths (one
             per channel), a ``SimpleITK.Image``, or an array (z, y, x), (channel, z, y, x), and for 2D images (y, x),
             (channel, y, x).
@@ -144,8 +181,8 @@ def predict(
         device: where to compute.
 
     Returns:
-        Label values: for an array an array (z, y, x), or (y, x) where that was 2D; else a ``SimpleITK.Image`` with the
-        image's geometry.
+        Label values; ids of objects where the model tells them apart (``Predictor.objects`` knows their classes). For
+        an array an array (z, y, x), or (y, x) where that was 2D; else a ``SimpleITK.Image`` with the image's geometry.
 
     Raises:
         AutosegError: the model or the image is at fault; the message says what to do.
@@ -192,10 +229,11 @@ def predict_folder(
     """Segment a folder of images, or one image, into a folder. What is there already is kept.
 
     Beside the segmentations lies ``quality.json``: the Dice that is predicted for each, and what is unfamiliar about
-    its image.
+    its image. Where the model tells objects apart, segmentations hold their ids, and a map of classes, a table and
+    outlines of the objects come with them (see ``inference.object_files``).
 
     Args:
-        model: run folder.
+        model: as ``Predictor`` takes it.
         images: image file, folder of images (see ``inference.cases``), DICOM series, or folder of DICOM series.
         output: folder; ``CASE.ext`` in the format that came in, or one that can hold labels (JPEG → PNG).
         overwrite: predict again what is there already.

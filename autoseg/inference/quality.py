@@ -40,6 +40,10 @@ UNCALIBRATED = (
     "What the networks expect of themselves, which is usually too much: this model has no calibration on out-of-fold "
     "cases. See the warnings for images unlike the training's."
 )
+NO_DICE = (
+    "No Dice is predicted where objects are told apart: their targets have no probability per class and voxel. What is "
+    "unlike the training's images is in the warnings."
+)
 
 
 class Judge:
@@ -83,13 +87,18 @@ class Judge:
 class QualityFile:
     """``quality.json`` of an output folder while it is being filled. Cases may be added from any thread."""
 
-    def __init__(self, output: Path, judge: Judge) -> None:
+    def __init__(self, output: Path, judge: Judge, *, tells_dice: bool = True) -> None:
         """Take up what an earlier start has left.
+
+        Args:
+            output: the folder.
+            judge: of the model.
+            tells_dice: whether the model's target shows probabilities, from which a Dice is predicted.
 
         Attributes:
             existed: whether there was a file; without one, older predictions are no reason to predict again.
         """
-        self.path, self.judge = output / FILE, judge
+        self.path, self.judge, self.tells_dice = output / FILE, judge, tells_dice
         self._cases: dict[str, CaseQuality] = {}
         self._added: list[str] = []
         self._num_warned = 0
@@ -134,8 +143,9 @@ class QualityFile:
     def _write(self) -> None:
         confidence = self.judge.confidence
         known = None if confidence is None else confidence.of_mean
+        meaning = UNCALIBRATED if known is None or known.rule == "none" else MEANING
         quality = Quality(
-            meaning=UNCALIBRATED if known is None or known.rule == "none" else MEANING,
+            meaning=meaning if self.tells_dice else NO_DICE,
             error=None if known is None else known.error,
             cases=tuple(self._cases[case] for case in sorted(self._cases)),
         )

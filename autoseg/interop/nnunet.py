@@ -48,10 +48,12 @@ class NnunetWeights(Mapping[tuple[str, Fold], dict[str, Tensor]]):
     Attributes:
         plan: whose configurations they belong to.
         files: the checkpoints.
+        reader: nnU-Net's name of what it reads images with.
     """
 
     plan: Plan
     files: Mapping[tuple[str, Fold], Path]
+    reader: str = ""
 
     def __getitem__(self, key: tuple[str, Fold]) -> dict[str, Tensor]:
         """Read one network's weights.
@@ -98,8 +100,10 @@ def open_nnunet(path: Path) -> tuple[Plan, NnunetWeights]:
         raise ModelError(f"{path} does not exist. Give a model folder of nnU-Net v2, or a checkpoint (.pth)")
     checkpoint = _load(path)
     settings = _settings(checkpoint, path)
-    plan = _plan(settings["plans"], settings["dataset_json"], checkpoint, path)
-    weights = NnunetWeights(plan, {(settings["configuration"], _fold(settings["fold"])): path})
+    plan = read_plan(settings["plans"], settings["dataset_json"], settings["configuration"], path)
+    plan = _with_mirroring(plan, settings["configuration"], checkpoint)
+    files = {(settings["configuration"], _fold(settings["fold"])): path}
+    weights = NnunetWeights(plan, files, _reader(settings["plans"]))
     rename(_weights(checkpoint, path), plan.configuration(settings["configuration"]), path)  # a misfit is told at once
     return plan, weights
 
@@ -115,21 +119,26 @@ def _open_folder(folder: Path) -> tuple[Plan, NnunetWeights]:
     first = next(iter(files.values()))
     checkpoint = _load(first)
     name = _settings(checkpoint, first)["configuration"]
-    plan = _plan(plans, dataset, checkpoint, folder, name)
+    plan = _with_mirroring(read_plan(plans, dataset, name, folder), name, checkpoint)
     rename(_weights(checkpoint, first), plan.configuration(name), first)  # a misfit is told at once
     found = {(name, fold): file for fold, file in files.items()}
     feeding = plan.configuration(name).previous
-    while feeding is not None and folder.name.count("__") == 2:
-        beside = folder.with_name(folder.name.rsplit("__", 1)[0] + f"__{feeding}")
-        found |= {(feeding, fold): file for fold, file in _fold_files(beside).items()}
+    while feeding is not None and folder.resolve().name.count("__") == 2:
+        own = folder.resolve()
+        beside = _fold_files(own.with_name(own.name.rsplit("__", 1)[0] + f"__{feeding}"))
+        if beside:
+            plan = _with_mirroring(plan, feeding, _load(next(iter(beside.values()))))
+        found |= {(feeding, fold): file for fold, file in beside.items()}
         feeding = plan.configuration(feeding).previous
-    return plan, NnunetWeights(plan, found)
+    return plan, NnunetWeights(plan, found, _reader(plans))
 
 
-def _plan(plans: Any, dataset: Any, checkpoint: Mapping[str, Any], path: Path, name: str | None = None) -> Plan:
-    """The plan, with the axes along which the trained network may be mirrored."""
-    name = name or checkpoint["init_args"]["configuration"]
-    plan = read_plan(plans, dataset, name, path)
+def _reader(plans: Any) -> str:
+    return str(plans.get("image_reader_writer", ""))
+
+
+def _with_mirroring(plan: Plan, name: str, checkpoint: Mapping[str, Any]) -> Plan:
+    """Note the axes along which a trained network may be mirrored."""
     axes = checkpoint.get("inference_allowed_mirroring_axes")
     item = plan.configuration(name)
     mirrored = replace(item, training=replace(item.training, mirror_axes=tuple(int(axis) for axis in axes or ())))

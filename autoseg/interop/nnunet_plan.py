@@ -39,6 +39,7 @@ PLANNERS = {
     "nnUNetPlannerResEncXL": "resenc-xl",
 }
 
+PREPROCESSOR = "DefaultPreprocessor"
 SPLINES = "resample_data_or_seg_to_shape"
 LINEAR = "resample_torch_fornnunet"
 """nnU-Net's resampling with torch: linear, the separate axis by the nearest slice."""
@@ -72,6 +73,8 @@ def read_plan(plans: Mapping[str, Any], dataset: Mapping[str, Any], wanted: str,
 
 
 def _read_plan(plans: Mapping[str, Any], dataset: Mapping[str, Any], wanted: str, path: Path) -> Plan:
+    if plans.get("label_manager", "LabelManager") != "LabelManager":
+        raise PlanError(f"its label manager {plans['label_manager']} is not known (known: LabelManager)")
     labels, channels = _labels(dataset, path), _channels(plans, dataset, path)
     theirs = plans["configurations"]
     made: dict[str, Configuration] = {}
@@ -143,6 +146,8 @@ def resolve(name: str, configurations: Mapping[str, Any]) -> dict[str, Any]:
 def _configuration(
     name: str, content: Mapping[str, Any], channels: tuple[Channel, ...], labels: Labels
 ) -> tuple[Configuration, tuple[Reason, ...]]:
+    if content.get("preprocessor_name", PREPROCESSOR) != PREPROCESSOR:
+        raise PlanError(f"its preprocessor {content['preprocessor_name']} is not known (known: {PREPROCESSOR})")
     patch = tuple(int(size) for size in content["patch_size"])
     feeding = content.get("previous_stage")
     inputs = [Input(channels=len(channels))]
@@ -227,7 +232,8 @@ def _resampling(content: Mapping[str, Any]) -> Resampling:
             raise PlanError("resampling with force_separate_z true is not known (known: null, false)")
         orders.append(int(settings.get("order", 1)) if function == SPLINES else 1)
         through = int(settings.get("order_z", 0)) if function == SPLINES else 0
-        rest.append((through, Resampling().anisotropy_threshold if separate is None else NEVER_SEPARATE))
+        limit = float(settings.get("separate_z_anisotropy_threshold", Resampling().anisotropy_threshold))
+        rest.append((through, limit if separate is None else NEVER_SEPARATE))
     if len(set(rest)) > 1:
         raise PlanError("resampling treats the axis of thick slices differently for images, labels and probabilities")
     return Resampling(

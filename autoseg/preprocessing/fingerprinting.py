@@ -1,7 +1,8 @@
 """Measure a dataset: what the planners may know of it. One reading of each case serves the check and the fingerprint.
 
-Per case: spacing, shape after cropping to nonzero, and a bounded sample of the foreground's intensities. They are kept
-on disk, so that an interrupted run goes on with the cases that are missing, and a changed file is measured anew alone.
+Per case: spacing, shape after cropping to nonzero, and a bounded sample of the foreground's intensities; where objects
+are told apart, a few numbers of each object too (``instance_stats``). They are kept on disk, so that an interrupted run
+goes on with the cases that are missing, and a changed file is measured anew alone.
 
 Source: what is measured is what nnU-Net v2.8.1 measures. It draws 10⁸ / cases intensities per case, with replacement;
 here a case gives all its foreground voxels, or an evenly drawn part without replacement where they are more than
@@ -10,31 +11,26 @@ drawing has in expectation. One more difference: voxels of the ignore label are 
 """
 
 import dataclasses
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.check import CheckResult, all_cases, examine_case, judge
-from autoseg.data.check_case import CaseFacts
+from autoseg.data.check import CheckResult, all_cases, examine_case, judge, settle_task
 from autoseg.data.check_problem import count, line
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.io import Image
 from autoseg.data.parallel import MemoryGate, for_each_case
-from autoseg.errors import DatasetError, RunFolderError
+from autoseg.errors import DatasetError
 from autoseg.preprocessing.cropping import bounding_box, box_shape, full_box
 from autoseg.preprocessing.image_percentiles import image_percentiles
+from autoseg.preprocessing.instance_stats import MeasuredObjects, hulls_per_case, join_objects, measure_objects
+from autoseg.preprocessing.kept_measures import FORMAT, CaseMeasure, KeptMeasure, Measured
 from autoseg.preprocessing.preprocess import finite
-from autoseg.preprocessing.stamps import FileStamp, contents, stamp_files
-from autoseg.run_folder import records_from, write_atomic
+from autoseg.preprocessing.size_features import size_features
 from planners import records
-from planners.fingerprint import Center, Channel, Fingerprint, Intensities, Shape, Spacing
+from planners.fingerprint import Center, Channel, Fingerprint, Intensities, Spacing
 from planners.labels import Labels
-
-FORMAT = 3
-"""Version of the kept measurements; another one is measured anew."""
 
 SAMPLES_PER_CHANNEL = 10**7
 """Intensities kept per channel, over all cases: 40 MB. nnU-Net v2 draws 10⁸; a hundredth of these gives the 0.5th
@@ -47,59 +43,6 @@ MOST_CENTERS = 1 << 16
 """Values spread wider than this are no classes with sides; their places are not measured."""
 
 SEED = 1234  # nnU-Net v2's, for the same purpose
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseMeasure:
-    """What a fingerprint needs to know of one case.
-
-    Attributes:
-        spacing_mm: z, y, x as read.
-        shape_before_crop, shape: voxels before and after cropping to nonzero.
-        foreground_voxels: neither background nor ignored.
-        centers: mean position of each value of the foreground, ascending.
-        percentiles: per channel, of the whole image.
-    """
-
-    spacing_mm: Spacing
-    shape_before_crop: Shape
-    shape: Shape
-    foreground_voxels: int
-    centers: tuple[tuple[int, Center], ...] = ()
-    percentiles: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def cropped_fraction(self) -> float:
-        """Voxels after cropping / before."""
-        return float(np.prod(self.shape) / np.prod(self.shape_before_crop))
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptCase:
-    """What is kept on disk of one case, beside its sample.
-
-    Attributes:
-        format: see FORMAT.
-        key: digest of the files' contents and of all else that the measurement depends on.
-        facts: of the check.
-        measure: of the fingerprint; None where the case has no sound label.
-        files: as they were read.
-    """
-
-    format: int = FORMAT
-    key: str
-    facts: CaseFacts
-    measure: CaseMeasure | None
-    files: tuple[FileStamp, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One case, measured now or kept: ``sample_CN`` holds intensities of the foreground, float32, channels × n."""
-
-    facts: CaseFacts
-    measure: CaseMeasure | None
-    sample_CN: np.ndarray | None
 
 
 def measure_case(
@@ -183,6 +126,9 @@ def check_and_measure(
         What the check found, and the fingerprint; None where a problem stops the run.
     """
     measured = _measure_all(dataset, dataset.labels, folder, threads)
+    settled = settle_task(dataset, [case.facts for case in measured])
+    if settled.labels != dataset.labels:  # they are ids of objects, and were read as classes
+        dataset, measured = settled, _measure_all(settled, settled.labels, folder, threads)
     result = judge(dataset, [case.facts for case in measured], store_folder=store_folder, threads=threads)
     if result.stops or result.labels is None:
         return result, None
@@ -247,16 +193,20 @@ def _background(labels: Labels | None) -> int:
 def _measure_all(dataset: Dataset, labels: Labels | None, folder: Path | None, threads: int | None) -> list[Measured]:
     """Check and measure every case, several at a time; what is kept and still true is not read again."""
     passed_over = (_background(labels), None if labels is None else labels.ignore)
-    max_samples = max(1, SAMPLES_PER_CHANNEL // max(1, len(dataset.cases)))
-    key = records.digest([FORMAT, passed_over, max_samples])
+    num_cases = len(dataset.cases)
+    with_ids = labels is not None and bool(labels.instance_classes)
+    about_ids = [labels, hulls_per_case(num_cases)] if with_ids else []
+    key = records.digest([FORMAT, passed_over, _samples_per_case(num_cases), *about_ids])
+    if folder is not None and with_ids:
+        folder = folder / "objects"  # of labels that nobody declared, both readings are kept
 
     def work(item: tuple[Case, bool], gate: MemoryGate) -> Measured:
         case, test = item
-        kept = _Kept(folder, case, test=test) if folder is not None else None
+        kept = KeptMeasure(folder, case, test=test) if folder is not None else None
         found = kept.find(key) if kept is not None else None
         if found is None:
             before = kept.stamp() if kept is not None else None  # a file that changes meanwhile will be measured again
-            found = _examine(case, passed_over, max_samples, test=test, gate=gate)
+            found = _examine(case, labels, num_cases, test=test, gate=gate)
             if kept is not None and before is not None:
                 kept.keep(key, found, before)
         return found
@@ -264,57 +214,25 @@ def _measure_all(dataset: Dataset, labels: Labels | None, folder: Path | None, t
     return list(for_each_case(work, all_cases(dataset), "checking and measuring", threads).values())
 
 
-def _examine(
-    case: Case, passed_over: tuple[int, int | None], max_samples: int, *, test: bool, gate: MemoryGate
-) -> Measured:
-    measured: list[tuple[CaseMeasure, np.ndarray]] = []
-
-    def also(image: Image, image_CZYX: np.ndarray, label_ZYX: np.ndarray) -> None:
-        spacing_mm = image.geometry.spacing_mm
-        measured.append(measure_case(image_CZYX, label_ZYX, passed_over, spacing_mm, max_samples))
-
-    facts = examine_case(case, test=test, gate=gate, also=also)
-    measure, sample = measured[0] if measured else (None, None)
-    return Measured(facts, measure, sample)
+def _samples_per_case(num_cases: int) -> int:
+    return max(1, SAMPLES_PER_CHANNEL // max(1, num_cases))
 
 
-class _Kept:
-    """The two files that keep one case's measurement: ``CASE.json``, written last, and ``CASE.npy``."""
+def _examine(case: Case, labels: Labels | None, num_cases: int, *, test: bool, gate: MemoryGate) -> Measured:
+    measured: list[tuple[CaseMeasure, np.ndarray, MeasuredObjects | None]] = []
+    passed_over = (_background(labels), None if labels is None else labels.ignore)
 
-    def __init__(self, folder: Path, case: Case, *, test: bool) -> None:
-        self.record_file = folder / f"{'test' if test else 'train'}_{case.id}.json"
-        self.sample_file = self.record_file.with_suffix(".npy")
-        self.paths = (*case.images, *(() if test or case.label is None else (case.label,)))
-        self.group = case.group
+    def also(image: Image, image_CZYX: np.ndarray, label_ZYX: np.ndarray, ids_ZYX: np.ndarray | None) -> None:
+        spacing_mm, objects = image.geometry.spacing_mm, None
+        measure, sample = measure_case(image_CZYX, label_ZYX, passed_over, spacing_mm, _samples_per_case(num_cases))
+        if ids_ZYX is not None:
+            objects = measure_objects(ids_ZYX, spacing_mm, hulls_per_case(num_cases))
+            features = size_features(image_CZYX, spacing_mm)
+            measure = dataclasses.replace(measure, size_features=features, has_objects=True)
+        measured.append((measure, sample, objects))
 
-    def find(self, key: str) -> Measured | None:
-        """Give what is kept, if it was made from these files in this way."""
-        try:
-            record = records_from(KeptCase, self.record_file)
-            files = stamp_files(self.paths, record.files)
-            if record.key != key or contents(files) != contents(record.files):
-                return None
-            sample = None if record.measure is None else np.load(self.sample_file)
-        except (RunFolderError, OSError, EOFError, ValueError):
-            return None
-        return Measured(dataclasses.replace(record.facts, group=self.group), record.measure, sample)
-
-    def stamp(self) -> tuple[FileStamp, ...] | None:
-        """Stamp the case's files; None where one is missing: such a case is not kept."""
-        try:
-            return stamp_files(self.paths)
-        except OSError:
-            return None
-
-    def keep(self, key: str, case: Measured, files: tuple[FileStamp, ...]) -> None:
-        """Write both files."""
-        if case.sample_CN is not None:
-            content = io.BytesIO()
-            np.save(content, case.sample_CN)
-            write_atomic(self.sample_file, content.getvalue())
-        write_atomic(
-            self.record_file, records.dumps(KeptCase(key=key, facts=case.facts, measure=case.measure, files=files))
-        )
+    facts = examine_case(case, test=test, gate=gate, also=also, labels=labels)
+    return Measured(facts, *measured[0]) if measured else Measured(facts)
 
 
 def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured]) -> Fingerprint:
@@ -323,6 +241,11 @@ def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured])
     counts = [dict(facts.label.values) if facts.label is not None else {} for facts, _, _ in sound]
     centers = [dict(measure.centers) for _, measure, _ in sound]
     annotated = {case.id: case.annotated_classes for case in dataset.cases}
+    objects = [case.objects for case in measured if case.objects is not None]
+    features = tuple(measure.size_features for _, measure, _ in sound)
+    class_voxels = tuple(
+        _per_class(labels, found, annotated.get(facts.id)) for (facts, _, _), found in zip(sound, counts, strict=True)
+    )
     return Fingerprint(
         dataset=dataset.name,
         channels=tuple(
@@ -335,14 +258,20 @@ def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured])
         spacings_mm=tuple(measure.spacing_mm for _, measure, _ in sound),
         shapes=tuple(measure.shape for _, measure, _ in sound),
         cropped_fraction=float(np.median([measure.cropped_fraction for _, measure, _ in sound])),
-        class_voxels=tuple(
-            _per_class(labels, found, annotated.get(facts.id))
-            for (facts, _, _), found in zip(sound, counts, strict=True)
-        ),
+        class_voxels=class_voxels,
         class_centers=tuple(tuple(found.get(item.value) for item in labels.classes) for found in centers),
         orientations=tuple(facts.orientation for facts, _, _ in sound),
         image_percentiles=tuple(measure.percentiles for _, measure, _ in sound),
+        instances=join_objects(objects, _background_fraction(class_voxels)),
+        size_features=features if labels.instance_classes else (),
     )
+
+
+def _background_fraction(class_voxels: Sequence[Sequence[int | None]]) -> float:
+    """Give the share of background among annotated voxels; where a class was not annotated, nobody knows it."""
+    whole = [[voxels for voxels in case if voxels is not None] for case in class_voxels if None not in case]
+    total = sum(map(sum, whole))
+    return sum(case[0] for case in whole) / total if total else 1.0
 
 
 def _per_class(labels: Labels, voxels: dict[int, int], annotated: Sequence[int] | None) -> tuple[int | None, ...]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from autoseg.data.check_problem import count
 from autoseg.data.dataset import Case, Dataset, read_case
-from autoseg.data.io import Image
+from autoseg.data.io import Image, open_label
+from autoseg.data.label_layers import read_layers
 from autoseg.data.parallel import MemoryGate, for_each_case
 from autoseg.errors import DatasetError
 from autoseg.preprocessing.locations import sample_locations
@@ -24,6 +25,12 @@ from autoseg.progress import say
 from planners import records
 from planners.plan import Configuration, Plan
 from planners.records import PlanError
+
+ID_BYTES = 4
+"""Of an id, where the type is not known yet: those of int32."""
+
+NUMBERING_BYTES = 2 * ID_BYTES + ID_BYTES + 8
+"""Per voxel beside the file's own array: both layers, the numbers on their way into one, whole numbers of floats."""
 
 SCORING_BYTES = 32 * 2**20
 """Working arrays whose size does not depend on the case: one chunk of voxels whose labels are scored."""
@@ -82,7 +89,18 @@ def preprocessing_choices(plan: Plan, configuration: Configuration) -> dict[str,
         "use_mask_for_norm": configuration.use_mask_for_norm,
         "intensities": intensities,
         "resampling": resampling,
+        **_later_choices(plan, configuration),
     }
+
+
+def _later_choices(plan: Plan, configuration: Configuration) -> dict[str, Any]:
+    """Name what older programs knew nothing of, only where there is any: stores without it keep their digests."""
+    choices: dict[str, Any] = {}
+    if plan.labels.instance_classes:
+        choices["instances"] = plan.labels.instance_classes
+    if configuration.scaling is not None:
+        choices["scaling"] = configuration.scaling
+    return choices
 
 
 def store_name(plan: Plan, configuration: str) -> str:
@@ -102,23 +120,38 @@ def estimate_bytes(image: Image, label: Image | None, plan: Plan, configuration:
     """Estimate the peak of memory while a case is read and preprocessed, from its header alone.
 
     Counts the arrays that live at the same time in each step, for a label in which every voxel is scored. Cropping only
-    makes it smaller. A test compares it with what numpy allocates.
+    makes it smaller, and so does enlarging an image less than the configuration's scaling allows. A test compares it
+    with what numpy allocates.
     """
     spacing = [image.geometry.spacing_mm[axis] for axis in plan.axis_order]
     shape = [image.shape[axis] for axis in plan.axis_order]
-    target = (*spacing[: 3 - configuration.dimensions], *configuration.spacing_mm)
+    finest = 1.0 if configuration.scaling is None else configuration.scaling.most
+    target = (*spacing[: 3 - configuration.dimensions], *(value / finest for value in configuration.spacing_mm))
     new_shape = resampled_shape(shape, spacing, target)
     before, after = math.prod(shape), math.prod(new_shape)
     between = math.prod(map(max, shape, new_shape))
     image_bytes, result_bytes = 4 * image.num_channels * before, 4 * image.num_channels * after
     reading = 2 * image.num_channels * image.dtype.itemsize * before  # decoded bytes, and the array made of them
-    encoding = 0 if label is None else (2 * label.dtype.itemsize + 2) * before
-    kept = image_bytes + (0 if label is None else 2 + label_dtype(plan.labels).itemsize) * before
+    encoding, as_read, cropped = _label_bytes(label, plan)
+    kept = image_bytes + (as_read + cropped) * before
     masks = 8 * before
     resampling = result_bytes + 12 * before + 8 * between + 4 * after
     voting = result_bytes + 4 * before + 4 * between + 10 * after
     locating = result_bytes + 26 * after
+    if plan.labels.instance_classes:  # of wider numbers; and one layer, then both, are there already
+        voting += 2 * ID_BYTES * (after + between)
+        locating += 2 * ID_BYTES * after
+    encoding *= before
     return SCORING_BYTES + max(image_bytes + max(reading, encoding), kept + max(masks, resampling, voting), locating)
+
+
+def _label_bytes(label: Image | None, plan: Plan) -> tuple[int, int, int]:
+    """Give bytes per voxel of a label: while it is read, its layers as read, and cropped in the store's type."""
+    if label is None:
+        return 0, 0, 0
+    if not plan.labels.instance_classes:
+        return 2 * label.dtype.itemsize + 2, 2, label_dtype(plan.labels).itemsize
+    return 2 * label.dtype.itemsize + NUMBERING_BYTES, 2 * ID_BYTES, 2 * ID_BYTES
 
 
 def _bring_up_to_date(
@@ -126,7 +159,8 @@ def _bring_up_to_date(
 ) -> None:
     assert case.label is not None
     kept = store.record(case.id)
-    stamps = stamp_files((*case.images, case.label), () if kept is None else kept.files)
+    classes = () if case.classes is None else (case.classes,)
+    stamps = stamp_files((*case.images, case.label, *classes), () if kept is None else kept.files)
     partly = [] if case.annotated_classes is None else [case.annotated_classes]
     digest = records.digest([choices, contents(stamps), *partly])
     if kept is not None and kept.digest == digest and store.is_whole(case.id, kept):
@@ -140,17 +174,17 @@ def _bring_up_to_date(
             image.geometry.spacing_mm,
             plan,
             configuration,
-            _read_label(label, case, plan),
+            _read_layers(label, case, plan),
         )
         assert preprocessed.labels_LZYX is not None
         locations = sample_locations(preprocessed.labels_LZYX[0], plan.labels)
         store.write(case.id, preprocessed, digest, locations, stamps, case.annotated_classes)
 
 
-def _read_label(label: Image | None, case: Case, plan: Plan) -> np.ndarray:
+def _read_layers(label: Image | None, case: Case, plan: Plan) -> np.ndarray:
     if label is None:
         raise DatasetError("the case has no label file. Add it, or move its images to the test folder")
     try:
-        return plan.labels.encode(label.read()[0])
-    except PlanError as fault:
+        return read_layers(label, None if case.classes is None else open_label(case.classes), plan.labels)
+    except (PlanError, DatasetError) as fault:
         raise DatasetError(f"{fault} ({case.label})") from fault

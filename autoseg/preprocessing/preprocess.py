@@ -17,6 +17,7 @@ from autoseg.preprocessing.cropping import Box, box_shape, box_slices, nonzero_b
 from autoseg.preprocessing.label_resampling import resample_label
 from autoseg.preprocessing.normalization import NORMALIZATIONS
 from autoseg.preprocessing.resampling import resample_image, resampled_shape
+from autoseg.preprocessing.size_scaling import image_scale
 from planners.fingerprint import Shape, Spacing
 from planners.labels import Labels
 from planners.plan import Configuration, Plan
@@ -35,7 +36,8 @@ class CaseGrid:
         shape_after_crop: its voxels.
         spacing_before_mm: spacing of the image.
         shape: voxels after resampling.
-        spacing_mm: spacing after resampling, as planned (a 2D configuration keeps axis 0).
+        spacing_mm: spacing after resampling: as planned (a 2D configuration keeps axis 0), or finer or coarser where
+            the configuration brings images to a common size of their objects.
     """
 
     shape_before_crop: Shape
@@ -52,7 +54,8 @@ class PreprocessedCase:
 
     Attributes:
         image_CZYX: float32, on ``grid.shape``.
-        labels_LZYX: layer 0 holds class indices, ``OUTSIDE`` and the ignore index; None where there is no label.
+        labels_LZYX: layer 0 holds class indices, ``OUTSIDE`` and the ignore index; layer 1, where objects are told
+            apart, their ids, 0 where there is none; None where there is no label.
         grid: where it came from.
     """
 
@@ -66,7 +69,7 @@ def preprocess_case(
     spacing_mm: Sequence[float],
     plan: Plan,
     configuration: Configuration,
-    label_ZYX: np.ndarray | None = None,
+    label: np.ndarray | None = None,
 ) -> PreprocessedCase:
     """Preprocess one case.
 
@@ -75,7 +78,8 @@ def preprocess_case(
         spacing_mm: z, y, x as read.
         plan: gives the order of axes, the channels and their intensities.
         configuration: gives spacing, normalization, resampling; one of the plan's.
-        label_ZYX: inner class indices as ``plan.labels.encode`` gives them, on the image's grid.
+        label: on the image's grid: inner class indices z, y, x, as ``plan.labels.encode`` gives them; or layers × z × y
+            × x, as ``label_layers.read_layers`` does: class indices, and ids of objects where they are told apart.
 
     Raises:
         ImageError: the number of channels is not the plan's, or label and image differ in shape, or values do not fit
@@ -83,28 +87,33 @@ def preprocess_case(
         PlanError: the normalization needs intensities that the plan does not hold.
         OptionError: normalization or spline order is unknown.
     """
-    _check_fit(image_CZYX, plan, label_ZYX)
+    _check_fit(image_CZYX, plan, label)
     z, y, x = plan.axis_order
     image = finite(image_CZYX).transpose(0, 1 + z, 1 + y, 1 + x)
     box, mask = nonzero_box(image)
-    grid = make_grid(image.shape[1:], box, (spacing_mm[z], spacing_mm[y], spacing_mm[x]), configuration)
-    label = None
-    if label_ZYX is not None:
-        label = label_ZYX.transpose(plan.axis_order)[box_slices(box)].astype(label_dtype(plan.labels))
-        label[(label == 0) & ~mask] = OUTSIDE
-        mask |= annotated_foreground(label, plan.labels)  # counts as inside, as in nnU-Net
+    spacing = (spacing_mm[z], spacing_mm[y], spacing_mm[x])
+    grid = make_grid(image.shape[1:], box, spacing, configuration, image_scale(image, spacing, configuration))
+    layers = None if label is None else _crop_layers(label, box, mask, plan)
+    if layers is not None:
+        mask |= annotated_foreground(layers[0], plan.labels)  # counts as inside, as in nnU-Net
     target = (grid.shape, grid.spacing_before_mm, grid.spacing_mm, configuration.resampling)
     resampled = np.empty((len(image), *grid.shape), dtype=np.float32)
     for index in range(len(image)):  # one at a time: the normalized channels never exist all at once
         normalized = _normalize(image[(index, *box_slices(box))], mask, index, plan, configuration)
         resampled[index] = resample_image(normalized[None], *target)[0]
-    labels = None if label is None else resample_label(label, *target)[None]
+    labels = None if layers is None else _stacked([resample_label(layer, *target) for layer in layers])
     return PreprocessedCase(image_CZYX=resampled, labels_LZYX=labels, grid=grid)
 
 
-def make_grid(shape: Sequence[int], box: Box, spacing_mm: Spacing, configuration: Configuration) -> CaseGrid:
-    """Work out shapes and spacings of a case from its shape, crop box and spacing (all in the plan's axis order)."""
-    target = (*spacing_mm[: 3 - configuration.dimensions], *configuration.spacing_mm)
+def make_grid(
+    shape: Sequence[int], box: Box, spacing_mm: Spacing, configuration: Configuration, scale: float = 1.0
+) -> CaseGrid:
+    """Work out shapes and spacings of a case from its shape, crop box and spacing (all in the plan's axis order).
+
+    The grid is ``scale`` times as fine as planned; in 2D along y and x only.
+    """
+    planned = (spacing / scale for spacing in configuration.spacing_mm)
+    target = (*spacing_mm[: 3 - configuration.dimensions], *planned)
     return CaseGrid(
         shape_before_crop=(shape[0], shape[1], shape[2]),
         crop_box=box,
@@ -136,10 +145,15 @@ def finite(image_CZYX: np.ndarray) -> np.ndarray:
     return image
 
 
-def label_dtype(labels: Labels) -> np.dtype:
-    """The smallest signed integer type that holds ``OUTSIDE``, every class index and the ignore index."""
-    for name in ("int8", "int16"):
-        if len(labels.values) - 1 <= np.iinfo(name).max:
+def label_dtype(labels: Labels, highest_id: int | None = None) -> np.dtype:
+    """The smallest signed integer type that holds ``OUTSIDE``, every class index and the ignore index.
+
+    Args:
+        labels: the plan's.
+        highest_id: where there is a layer of ids, the highest; the type then holds it too, and has two bytes at least.
+    """
+    for name in ("int8", "int16") if highest_id is None else ("int16",):
+        if max(len(labels.values) - 1, highest_id or 0) <= np.iinfo(name).max:
             return np.dtype(name)
     return np.dtype("int32")
 
@@ -189,6 +203,25 @@ def uncrop_and_untranspose(
     return result
 
 
+def _crop_layers(label: np.ndarray, box: Box, mask: np.ndarray, plan: Plan) -> np.ndarray:
+    """Bring label layers into the plan's order of axes, crop them, mark what lies outside the mask; layers × z × y × x.
+
+    Ids are background there already, since only classes have objects.
+    """
+    layers = label if label.ndim == 4 else label[None]
+    z, y, x = plan.axis_order
+    cropped = layers.transpose(0, 1 + z, 1 + y, 1 + x)[(slice(None), *box_slices(box))]
+    highest = None if len(cropped) == 1 else int(cropped[1].max(initial=0))
+    cropped = cropped.astype(label_dtype(plan.labels, highest))
+    cropped[0][(cropped[0] == 0) & ~mask] = OUTSIDE
+    return cropped
+
+
+def _stacked(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Give the layers as one array; a single one is not copied."""
+    return layers[0][None] if len(layers) == 1 else np.stack(layers)
+
+
 def _normalize(
     channel_ZYX: np.ndarray, mask: np.ndarray, index: int, plan: Plan, configuration: Configuration
 ) -> np.ndarray:
@@ -208,8 +241,8 @@ def _check_fit(image: np.ndarray, plan: Plan, label: np.ndarray | None) -> None:
             f"image has {found} channels; the plan needs {len(plan.channels)} ({names}). "
             "Give one file, or one component, per channel"
         )
-    if label is not None and label.shape != image.shape[1:]:
-        shapes = ["×".join(map(str, shape)) for shape in (label.shape, image.shape[1:])]
+    if label is not None and label.shape[-3:] != image.shape[1:]:
+        shapes = ["×".join(map(str, shape)) for shape in (label.shape[-3:], image.shape[1:])]
         raise ImageError(f"label has shape {shapes[0]}, image has {shapes[1]}. Export both from the same grid")
     if 0 in image.shape:
         raise ImageError(f"image has shape {'×'.join(map(str, image.shape[1:]))}: it holds no voxels. Export it again")

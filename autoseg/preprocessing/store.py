@@ -2,7 +2,7 @@
 
     store/CONFIGURATION/
     ├── CASE.image.npy       float32, channels × z × y × x
-    ├── CASE.labels.npy      smallest integer type, layers × z × y × x
+    ├── CASE.labels.npy      smallest integer type, layers × z × y × x: classes, and ids of objects where they have any
     ├── CASE.locations.npy   voxels to draw patches around, n × (z, y, x), grouped by class
     └── CASE.json            StoredRecord: what it was made from, its grid, sizes of the files
 
@@ -104,13 +104,21 @@ class StoredCase:
         return self.record.annotated_classes
 
     @property
+    def labels_dtype(self) -> np.dtype:
+        """The type in which label layers are read: int16, or int32 where they hold larger numbers."""
+        return np.promote_types(self.record.labels_dtype, np.int16)
+
+    @property
     def image(self) -> np.ndarray:
         """The image, read-only: float32, channels × z × y × x."""
         return self._map("image", "float32", self.record.image_shape)
 
     @property
     def labels(self) -> np.ndarray:
-        """The label layers, read-only: integers, layers × z × y × x. Layer 0 holds class indices and −1 outside."""
+        """The label layers, read-only: integers, layers × z × y × x.
+
+        Layer 0 holds class indices and −1 outside; layer 1, where objects are told apart, their ids, 0 for none.
+        """
         return self._map("labels", self.record.labels_dtype, self.record.labels_shape)
 
     @property
@@ -146,12 +154,12 @@ class StoredCase:
             start, stop: z, y, x of the first voxel and of the one after the last; may lie outside the image.
 
         Returns:
-            New arrays: the image (float32, channels × z × y × x), 0 outside; the label layers (int16, layers × z × y
-            × x), ``OUTSIDE`` outside.
+            New arrays: the image (float32, channels × z × y × x), 0 outside; the label layers (int16, or int32 where
+            they are stored so; layers × z × y × x), ``OUTSIDE`` outside.
         """
         size = [max(0, end - begin) for begin, end in zip(start, stop, strict=True)]
         image = np.zeros((self.num_channels, *size), dtype=np.float32)
-        labels = np.full((self.record.labels_shape[0], *size), OUTSIDE, dtype=np.int16)
+        labels = np.full((self.record.labels_shape[0], *size), OUTSIDE, dtype=self.labels_dtype)
         inside = [(max(0, b), min(n, e)) for b, e, n in zip(start, stop, self.shape, strict=True)]
         if all(low < high for low, high in inside):
             source = (slice(None), *(slice(low, high) for low, high in inside))

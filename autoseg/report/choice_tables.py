@@ -6,10 +6,11 @@ from markupsafe import Markup
 
 from autoseg.evaluation.overlap import score_text
 from autoseg.evaluation.postprocessing import Postprocessing, describe
-from autoseg.evaluation.selection import Candidate
+from autoseg.evaluation.selection import Candidate, Choice
 from autoseg.evaluation.trials import Trial
 from autoseg.report.charts import number_text
 from autoseg.report.material import Material
+from autoseg.report.object_statistics import decode_text
 from autoseg.report.ranges import Entry, draw_range, interval_text, scale_of
 
 MAX_COLUMNS = 10  # structures that fit a table's width
@@ -19,7 +20,7 @@ SMALLEST = 5e-5  # smaller changes vanish in four digits
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRow:
-    """One candidate: its name, mean Dice with interval, the drawing of it or a bar, Dice per structure."""
+    """One candidate: its name, score with interval, the drawing of it or a bar, Dice per structure, decode settings."""
 
     name: str
     value: str
@@ -28,18 +29,32 @@ class CandidateRow:
     fill: float
     others: tuple[str, ...]
     chosen: bool
+    settings: str = ""
+    touching: str = ""
+    touching_interval: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateTable:
-    """All candidates on one scale; ``hidden`` of the lowest are left out."""
+    """All candidates on one scale; ``title`` names the score, ``hidden`` of the lowest are left out."""
 
+    title: str
     rows: tuple[CandidateRow, ...]
     structures: tuple[str, ...]
     low: str
     high: str
     has_intervals: bool
     hidden: int
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether there are decoders whose settings are told."""
+        return any(row.settings for row in self.rows)
+
+    @property
+    def has_touching(self) -> bool:
+        """Whether there are scores of the cases whose objects touch."""
+        return any(row.touching for row in self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +84,7 @@ def candidate_table(material: Material) -> CandidateTable | None:
     choice = material.choice
     if choice is None:
         return None
-    ranked = sorted(choice.candidates, key=lambda item: -(-1.0 if item.mean_dice is None else item.mean_dice))
+    ranked = sorted(choice.candidates, key=lambda item: -_rank(item))
     chosen = next((item for item in ranked if is_chosen(item, material)), None)
     shown = ranked[:MAX_CANDIDATES]
     if chosen is not None and chosen not in shown:
@@ -77,8 +92,10 @@ def candidate_table(material: Material) -> CandidateTable | None:
     intervals = [item.interval for item in shown if item.interval is not None]
     low, high = scale_of(intervals, (0.0, 1.0)) if intervals else (0.0, 1.0)
     many = len(choice.structures) > MAX_COLUMNS or len(choice.structures) < 2
+    title = criterion_title(choice)
     return CandidateTable(
-        rows=tuple(_candidate_row(item, low, high, many, item is chosen) for item in shown),
+        title=title,
+        rows=tuple(_candidate_row(item, (low, high, title), many, item is chosen) for item in shown),
         structures=() if many else choice.structures,
         low=number_text(low),
         high=number_text(high),
@@ -100,15 +117,38 @@ def even(weights: tuple[float, ...]) -> tuple[float, ...]:
     return weights if len(set(weights)) > 1 else ()
 
 
-def _candidate_row(item: Candidate, low: float, high: float, many: bool, chosen: bool) -> CandidateRow:
+def criterion_title(choice: Choice) -> str:
+    """Name what candidates were compared by, short enough for the head of a column."""
+    if choice.score is None and all(item.score is None for item in choice.candidates):
+        return "mean Dice"
+    words = choice.criterion.replace("@", " @ ").split()
+    return "\N{NO-BREAK SPACE}".join(words[: 4 if "@" in choice.criterion else 2])
+
+
+def score_of(candidate: Candidate) -> float | None:
+    """Give what a candidate was judged by: the criterion's score, where that is not the mean Dice."""
+    return candidate.mean_dice if candidate.score is None else candidate.score
+
+
+def _rank(candidate: Candidate) -> float:
+    score = score_of(candidate)
+    return -1.0 if score is None else score
+
+
+def _candidate_row(item: Candidate, scale: tuple[float, float, str], many: bool, chosen: bool) -> CandidateRow:
+    low, high, title = scale
+    score = score_of(item)
     return CandidateRow(
         name=item.name,
-        value="not scored" if item.mean_dice is None else score_text(item.mean_dice),
+        value="not scored" if score is None else score_text(score),
         interval=interval_text(item.interval),
-        drawing=draw_range(Entry(name=item.name, interval=item.interval), low, high, f"mean Dice of {item.name}"),
-        fill=item.mean_dice or 0.0,
+        drawing=draw_range(Entry(name=item.name, interval=item.interval), low, high, f"{title} of {item.name}"),
+        fill=score or 0.0,
         others=() if many else tuple(map(score_text, item.dice)),
         chosen=chosen,
+        settings="" if item.score is None else decode_text(item.decode) or "the settings as planned",
+        touching="" if item.touching is None else score_text(item.touching.mean),
+        touching_interval=interval_text(item.touching),
     )
 
 

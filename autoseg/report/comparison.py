@@ -12,6 +12,15 @@ from autoseg.progress import duration
 from autoseg.report.facts import training_seconds
 from autoseg.report.material import Material, gather
 from autoseg.report.metric_tables import base_name, metric_of
+from autoseg.report.object_comparison import (
+    ObjectPair,
+    compared_metrics,
+    mean_f1,
+    metric_cells,
+    metric_titles,
+    object_pair,
+    side_by_side,
+)
 from autoseg.report.page import file_text, template
 from autoseg.report.paired import PairSection, listed, pair_section, shared_cases
 from autoseg.report.ranges import Entry, RangeList, interval_text, range_list, value_text
@@ -35,6 +44,7 @@ class RunRow:
     dice: str
     interval: str
     surfaces: tuple[tuple[str, str], ...]
+    objects: tuple[tuple[str, str], ...]
     epochs: str
     time: str
     memory: str
@@ -42,7 +52,10 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that can be compared: their names, Dice per structure side by side, and the pairs."""
+    """Runs that can be compared: their names, Dice per structure side by side, and the pairs.
+
+    ``f1``, ``objects`` and ``object_pairs`` are of runs that tell objects apart: None and empty where none does.
+    """
 
     names: tuple[str, ...]
     dataset: str
@@ -51,6 +64,9 @@ class Group:
     hidden: int
     pairs: tuple[PairSection, ...]
     narrow: str
+    f1: RangeList | None
+    objects: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...]
+    object_pairs: tuple[ObjectPair | None, ...]
 
 
 def write_comparison(runs: Sequence[RunFolder], out: Path) -> Path:
@@ -72,10 +88,12 @@ def render_comparison(materials: Sequence[Material]) -> str:
     names = names_of(materials)
     groups, apart = group(materials)
     surfaces = [name for name in SURFACE_METRICS if any(_has(item, name) for item in materials)]
-    rows = [_run_row(item, name, surfaces) for item, name in zip(materials, names, strict=True)]
+    metrics = compared_metrics(materials)
+    rows = [_run_row(item, name, surfaces, metrics) for item, name in zip(materials, names, strict=True)]
     return template("comparison.html.jinja").render(
         style=file_text("report.css"),
         rows=rows,
+        object_metrics=metric_titles(metrics),
         surfaces=[title for title, _ in map(_surface_head, surfaces)],
         surface_notes=[note for _, note in map(_surface_head, surfaces)],
         groups=[_group([materials[i] for i in members], [names[i] for i in members]) for members in groups],
@@ -152,7 +170,7 @@ def _surface(material: Material, metric: str) -> tuple[str, str]:
     return "–", ""
 
 
-def _run_row(material: Material, name: str, surfaces: Sequence[str]) -> RunRow:
+def _run_row(material: Material, name: str, surfaces: Sequence[str], metrics: Sequence[str]) -> RunRow:
     record, plan, choice, scores = material.record, material.plan, material.choice, material.scores
     epochs = sorted({len(item.rows) for item in material.folds if item.rows})
     seconds = training_seconds(material)
@@ -165,6 +183,7 @@ def _run_row(material: Material, name: str, surfaces: Sequence[str]) -> RunRow:
         dice=number(scores.mean_dice) if scores is not None and scores.mean_dice is not None else "–",
         interval=interval_text(_mean_interval(material)),
         surfaces=tuple(_surface(material, metric) for metric in surfaces),
+        objects=metric_cells(material, metrics),
         epochs="–".join(str(value) for value in dict.fromkeys([*epochs[:1], *epochs[-1:]])) or "–",
         time=duration(seconds) if seconds else "–",
         memory=byte_size(plan.budget.device_bytes) if plan is not None else "–",
@@ -192,6 +211,9 @@ def _group(materials: Sequence[Material], names: Sequence[str]) -> Group:
         hidden=max(len(structures) - MAX_STRUCTURES, 0),
         pairs=tuple(pair_section(first, item, (names[0], name)) for item, name in others),
         narrow=narrow_text(shared),
+        f1=mean_f1(materials, names),
+        objects=side_by_side(materials, compared_metrics(materials)),
+        object_pairs=tuple(object_pair(first, item, (names[0], name)) for item, name in others),
     )
 
 

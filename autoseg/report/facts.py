@@ -8,6 +8,7 @@ from autoseg.evaluation.overlap import mean_of
 from autoseg.evaluation.selection import candidate_name
 from autoseg.progress import duration
 from autoseg.report.material import FoldMaterial, Material
+from planners.plan import Plan
 
 EVENTS = {
     "non-finite-loss": "training steps skipped, because their loss was not finite",
@@ -169,7 +170,7 @@ def headline(material: Material) -> str:
         foreground = len(plan.labels.regions) or plan.labels.num_classes - 1
         parts.append(_count(len(plan.channels), "channel") + f" ({', '.join(item.name for item in plan.channels)})")
         classes = ("region", "regions") if plan.labels.regions else ("class", "classes")
-        parts.append(f"{foreground} {classes[foreground != 1]} to find")
+        parts.append(f"{foreground} {classes[foreground != 1]} to find{_told_apart(plan)}")
     text = ", ".join(parts) + "."
     if material.folds:
         names = [item.configuration for item in material.folds]
@@ -182,6 +183,11 @@ def headline(material: Material) -> str:
     else:
         text += " Nothing has been chosen yet."
     return text
+
+
+def _told_apart(plan: Plan) -> str:
+    named = plan.labels.instance_classes
+    return f", the objects of {' and '.join(named)} told apart" if named else ""
 
 
 def _count(count: int, noun: str) -> str:

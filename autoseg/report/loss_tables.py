@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from autoseg.evaluation.overlap import mean_of
 from autoseg.report.material import FoldMaterial, Material
+from autoseg.report.object_pictures import draw_object_losses
 from autoseg.report.pictures import Picture, draw_losses
 
 NUM_LISTED = 5
@@ -75,7 +76,7 @@ def _section(material: Material, name: str, folds: list[FoldMaterial]) -> LossSe
         highest=tuple(_row(case, value, ends) for value, case in highest),
         lowest=tuple(_row(case, value, ends) for value, case in lowest),
         gap=_gap(folds, ranked),
-        pictures=draw_losses(material, [*most, *least]),
+        pictures=(draw_object_losses if material.finds_objects else draw_losses)(material, [*most, *least]),
     )
 
 

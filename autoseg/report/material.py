@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from autoseg.errors import AutosegError
 from autoseg.evaluation.case_losses import CaseLosses
 from autoseg.evaluation.confidence import Confidence
+from autoseg.evaluation.instance_results import InstanceResults
 from autoseg.evaluation.metric_records import MetricTable
 from autoseg.evaluation.overlap import Scores, merge
 from autoseg.evaluation.selection import Choice, candidate_name
@@ -39,6 +40,7 @@ class Material:
         run: the run folder.
         record, fingerprint, plan, choice: None where the file is missing or cannot be read.
         metrics, confidence: of what was chosen, likewise.
+        instances: the objects that it found, likewise; None where none are told apart.
         folds: in the order of configurations, then folds.
         scores: out-of-fold scores of the best there is, or None.
         scored: what ``scores`` belong to, for people.
@@ -53,11 +55,17 @@ class Material:
     choice: Choice | None
     metrics: MetricTable | None
     confidence: Confidence | None
+    instances: InstanceResults | None = None
     folds: tuple[FoldMaterial, ...]
     scores: Scores | None
     scored: str
     log: tuple[dict[str, Any], ...]
     missing: tuple[str, ...]
+
+    @property
+    def finds_objects(self) -> bool:
+        """Whether the run tells objects apart, not classes alone."""
+        return self.plan is not None and bool(self.plan.labels.instance_classes)
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -82,10 +90,14 @@ def gather(run: RunFolder) -> Material:
     fingerprint = _read(run, Fingerprint, run.fingerprint_file, "written when the dataset is measured", missing)
     plan = _read(run, Plan, run.plan_file, "written by the plan stage", missing)
     choice = _read(run, Choice, run.choice_file, "written after the folds are trained", missing)
-    metrics = _read(run, MetricTable, run.metrics_file, "written with the choice", missing)
-    confidence = _read(run, Confidence, run.confidence_file, "written with the choice", missing)
+    objects, made = plan is not None and bool(plan.labels.instance_classes), "written with the choice"
+    metrics = _read(run, MetricTable, run.metrics_file, "" if objects else made, missing)
+    confidence = _read(run, Confidence, run.confidence_file, "" if objects else made, missing)
+    instances = _read(run, InstanceResults, run.instances_file, made if objects else "", missing)
     folds = _folds(run, plan, missing)
     scores, scored = _scores(run, choice, folds, missing)
+    if objects:  # nothing is corrected after decoding
+        scored = scored.removesuffix(", before postprocessing")
     return Material(
         run=run,
         record=record,
@@ -94,6 +106,7 @@ def gather(run: RunFolder) -> Material:
         choice=choice,
         metrics=metrics,
         confidence=confidence,
+        instances=instances,
         folds=folds,
         scores=scores,
         scored=scored,
@@ -125,8 +138,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _read(run: RunFolder, kind: type[Record], path: Path, made: str, missing: list[str]) -> Record | None:
+    """Read a record; where it is not there, say so, but for a record that this run need not have (``made`` empty)."""
     if not path.exists():
-        missing.append(f"{path.relative_to(run.root)} is not there; it is {made}.")
+        if made:
+            missing.append(f"{path.relative_to(run.root)} is not there; it is {made}.")
         return None
     try:
         return run.read(kind, path)

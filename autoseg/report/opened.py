@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoseg.errors import AutosegError
+from autoseg.evaluation.instance_folders import CLASSES
 from autoseg.evaluation.postprocessing import apply, voxel_mm3
 from autoseg.report.material import Material
+from autoseg.run_folder import CaseFiles
+from planners.labels import Labels
 
 if TYPE_CHECKING:
     from autoseg.data.image import Geometry, Image
@@ -44,25 +47,55 @@ def open_case(material: Material, case: str, *, needs_prediction: bool = True) -
     """
     from autoseg.data.io import open_image, open_label
 
-    files = next((item for item in material.record.cases if item.id == case), None) if material.record else None
-    if files is None or files.label is None:
-        raise AutosegError(f"{material.run.run_file.name} does not say where this case's files are.")
+    files = case_files(material, case)
     found = find_prediction(material, case)
     if material.plan is None or (found is None and needs_prediction):
         raise AutosegError("its prediction is not in the run folder.")
     labels = material.plan.labels
-    opened = open_label(Path(files.label))
-    label = labels.encode(opened.read()[0])
+    label = read_label(labels, Path(files.label or ""), None if files.classes is None else Path(files.classes))[0]
     if found is None:
         prediction = np.zeros_like(label)
     else:
-        prediction = labels.encode(open_label(found[1]).read()[0])
+        prediction = read_label(labels, found[1])[0]
         if prediction.shape != label.shape:
             raise AutosegError(f"{found[1].name} has another shape than the label.")
-        prediction = _postprocessed(material, prediction, opened.geometry)
+        prediction = _postprocessed(material, prediction, open_label(Path(files.label or "")).geometry)
     ignored = np.zeros(label.shape, dtype=bool) if labels.ignore_index is None else label == labels.ignore_index
     image = open_image([Path(name) for name in files.images])
     return OpenedCase(image, np.where(ignored, 0, label), prediction, ignored, found[0] if found is not None else ())
+
+
+def case_files(material: Material, case: str) -> CaseFiles:
+    """Find the files of a labelled case.
+
+    Raises:
+        AutosegError: the run does not name them.
+    """
+    files = next((item for item in material.record.cases if item.id == case), None) if material.record else None
+    if files is None or files.label is None:
+        raise AutosegError(f"{material.run.run_file.name} does not say where this case's files are.")
+    return files
+
+
+def read_label(labels: Labels, path: Path, classes: Path | None = None) -> np.ndarray:
+    """Read a label or a prediction as layers (``read_layers``).
+
+    Args:
+        labels: as declared.
+        path: the file.
+        classes: the map of classes beside it; None: looked for in the folder ``classes`` beside it, where ids alone do
+            not tell the class.
+
+    Raises:
+        AutosegError: a file cannot be read, or does not fit.
+        PlanError: a class value is not declared.
+    """
+    from autoseg.data.io import image_stem, open_label
+    from autoseg.data.label_layers import read_layers
+
+    if classes is None and labels.instance_classes and labels.num_classes > 2:
+        classes = next(iter(_images_named(image_stem(path), path.parent / CLASSES)), None)
+    return read_layers(open_label(path), None if classes is None else open_label(classes), labels)
 
 
 def _postprocessed(material: Material, prediction: np.ndarray, geometry: "Geometry") -> np.ndarray:
@@ -77,10 +110,10 @@ def find_prediction(material: Material, case: str) -> tuple[tuple[str, ...], Pat
         The configurations that made it and the file, or None.
     """
     choice = material.choice
-    if choice is not None and len(choice.configurations) > 1:
+    if choice is not None and (len(choice.configurations) > 1 or material.finds_objects):
         for path in _images_named(case, material.run.out_of_fold):
             return choice.configurations, path
-    means = {item.name: item.mean_dice or 0.0 for item in choice.candidates} if choice is not None else {}
+    means = {item.name: item.score or item.mean_dice or 0.0 for item in choice.candidates} if choice is not None else {}
     chosen = sorted(choice.configurations if choice is not None else (), key=lambda name: -means.get(name, 0.0))
     for name in (*chosen, *material.configurations):
         for fold in material.folds:

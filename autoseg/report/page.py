@@ -17,6 +17,10 @@ from autoseg.report import (
 )
 from autoseg.report.curves import draw_curves
 from autoseg.report.material import Material, gather
+from autoseg.report.object_facts import KINDS
+from autoseg.report.object_pictures import draw_objects
+from autoseg.report.object_section import object_section
+from autoseg.report.object_statistics import settings_text, statistics_rows
 from autoseg.report.pictures import draw_pictures
 from autoseg.run_folder import RunFolder, write_atomic
 
@@ -57,7 +61,10 @@ def render(material: Material) -> str:
         metrics=metric_tables.metric_section(material),
         sizes=sizes.size_section(material),
         confidence=confidence_charts.confidence_section(material),
-        pictures=draw_pictures(material),
+        finds_objects=material.finds_objects,
+        objects=object_section(material),
+        kinds=KINDS,
+        pictures=draw_objects(material) if material.finds_objects else draw_pictures(material),
         losses=loss_tables.loss_section(material),
         **_choice_parts(material),
         curves=draw_curves(material),
@@ -85,6 +92,8 @@ def _choice_parts(material: Material) -> dict[str, Any]:
         "rules": [choice_tables.rule_text(rule) for rule in choice.postprocessing] if choice is not None else (),
         "changes_by_rules": choice_tables.change_rows(material),
         "trials": choice_tables.trial_rows(material),
+        "decode": settings_text(material),
+        "statistics": statistics_rows(material),
     }
 
 

@@ -56,7 +56,7 @@ def pair_section(first: Material, second: Material, names: tuple[str, str]) -> P
     shared = shared_cases(first, second)
     mine, theirs = (collect((pair[side] for pair in shared), structures) for side in (0, 1))
     overall = difference_of(theirs, mine)
-    found = [_row("mean", overall, (mine.mean_dice, theirs.mean_dice))]
+    found = [difference_row("mean", overall, (mine.mean_dice, theirs.mean_dice))]
     if len(structures) > 1:
         found += [_structure(name, shared, place) for place, name in enumerate(structures)]
     title, note = f"{names[1]} minus {names[0]}", "Dice; right of the upright line the former is better"
@@ -102,10 +102,10 @@ def _structure(name: str, shared: Sequence[Shared], place: int) -> tuple[Entry, 
     pairs = [(mine.dice[place], theirs.dice[place]) for mine, theirs in shared]
     both = [(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None]
     found = paired_difference([theirs for _, theirs in both], [mine for mine, _ in both])
-    return _row(name, found, (mean_of(mine for mine, _ in both), mean_of(theirs for _, theirs in both)))
+    return difference_row(name, found, (mean_of(mine for mine, _ in both), mean_of(theirs for _, theirs in both)))
 
 
-def _row(
+def difference_row(
     name: str, found: Difference | None, means: tuple[float | None, float | None]
 ) -> tuple[Entry, tuple[str, ...]]:
     """Lay out one difference: as an entry to draw, and as a row of texts."""
@@ -123,15 +123,15 @@ def _most_different(entries: Sequence[Entry]) -> list[Entry]:
     return [*entries[:1], *(present if len(present) < MAX_ENTRIES else most[: MAX_ENTRIES - 1])]
 
 
-def verdict(found: Difference | None, names: tuple[str, str]) -> str:
+def verdict(found: Difference | None, names: tuple[str, str], score: str = "mean Dice") -> str:
     """Say which of two runs is better on the cases of both, and how sure that is; ``found`` is second minus first."""
     if found is None:
-        return "No case has a Dice in both."
+        return f"No case has a {score.removeprefix('mean ')} in both."
     cases = f"{found.num_cases} shared case{'s' * (found.num_cases != 1)}"
     if found.mean == 0:
-        return f"Over {cases} the mean Dice is the same."
+        return f"Over {cases} the {score} is the same."
     better, worse = reversed(names) if found.mean > 0 else names
-    text = f"Over {cases} the mean Dice of {better} is higher by {abs(found.mean):.4f}"
+    text = f"Over {cases} the {score} of {better} is higher by {abs(found.mean):.4f}"
     if found.num_cases < 2:
         return text + "; one case tells nothing of others."
     ends = sorted((abs(found.low), abs(found.high))) if found.low * found.high > 0 else None

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from autoseg.errors import AutosegError
 from autoseg.evaluation.overlap import ABSENT, CaseScore
@@ -12,9 +13,13 @@ from autoseg.report.opened import OpenedCase, open_case
 from autoseg.report.views import View, single_view, three_planes
 from planners.records import PlanError
 
+Ranked = TypeVar("Ranked")
+
 WORSE = ("second", "third")
 """The worst cases are shown in three planes each: failures teach more than successes."""
 
+LEAST_ASPECT = 0.4  # width / height of a picture beside enlarged parts; narrower ones have a margin
+LABEL_ALONE = "label alone: there is no out-of-fold prediction of it"
 MAX_SCORES = 6  # structures named below a picture
 
 
@@ -31,6 +36,7 @@ class Picture:
         note: what the reader must know of the prediction, or empty.
         alt: what a reader who does not see it needs to know.
         problem: why there is no picture, or empty.
+        is_enlarged: whether the first view is a whole slice, and the others are parts of it.
     """
 
     rank: str
@@ -41,11 +47,25 @@ class Picture:
     note: str = ""
     alt: str = ""
     problem: str = ""
+    is_enlarged: bool = False
 
     @property
     def planes(self) -> bool:
         """Whether it shows several planes."""
-        return len(self.views) > 1
+        return len(self.views) > 1 and not self.is_enlarged
+
+    @property
+    def layout(self) -> str:
+        """How the views lie on the page; empty: one fills the width."""
+        if self.is_enlarged:
+            return "enlarged" if len(self.views) > 1 else "alone"
+        return "planes" if self.planes else ""
+
+    @property
+    def columns(self) -> str:
+        """Widths of the two columns of an enlarged layout, such that image and parts are equally tall."""
+        aspect = min(max(self.views[0].aspect, LEAST_ASPECT), 1 / LEAST_ASPECT)
+        return f"{(len(self.views) - 1) * aspect:.3f}fr 1fr"
 
 
 def draw_pictures(material: Material) -> tuple[Picture, ...]:
@@ -67,13 +87,16 @@ def choose_cases(rows: Sequence[CaseScore]) -> list[tuple[str, CaseScore]]:
     ranked = sorted(
         (row for row in rows if row.mean_dice is not None), key=lambda row: (-(row.mean_dice or 0.0), row.case)
     )
-    if not ranked:
-        return []
+    return pick(ranked)
+
+
+def pick(ranked: Sequence[Ranked]) -> list[tuple[str, Ranked]]:
+    """Pick the best, the median and the worst of what is sorted, the best first; each at most once, with its rank."""
     wanted = [("best", 0), ("median", (len(ranked) - 1) // 2), ("worst", len(ranked) - 1)]
     wanted += [(f"{rank} worst", len(ranked) - number) for number, rank in enumerate(WORSE, start=2)]
     chosen: dict[int, str] = {}
     for rank, index in wanted:
-        if index >= 0:
+        if 0 <= index < len(ranked):
             chosen.setdefault(index, rank)
     return [(rank, ranked[index]) for index, rank in chosen.items()]
 
@@ -92,7 +115,7 @@ def _scored(material: Material, rank: str, row: CaseScore) -> Picture:
         value=value,
         scores=tuple(zip(names, map(score_word, row.dice), strict=True))[:MAX_SCORES] if len(names) > 1 else (),
         views=views,
-        note=_whose(material, case),
+        note=whose(material, case.configurations),
         alt=f"{rank} case {row.case}, mean Dice {value}",
     )
 
@@ -104,10 +127,10 @@ def _with_loss(material: Material, rank: str, case_id: str, loss: float) -> Pict
     except (AutosegError, PlanError, OSError, ValueError) as fault:
         return Picture(rank=rank, case=case_id, problem=f"{fault}")
     text = f"{loss:.3f}".replace("-", "\u2212")
-    note = _whose(material, case)
+    note = whose(material, case.configurations)
     if not case.configurations:
         view = dataclasses.replace(view, prediction="")
-        note = "label alone: there is no out-of-fold prediction of it"
+        note = LABEL_ALONE
     return Picture(
         rank=rank, case=case_id, value=text, views=(view,), note=note, alt=f"{rank}: case {case_id}, loss {text}"
     )
@@ -118,11 +141,12 @@ def _one(material: Material, case: OpenedCase, *, by_error: bool) -> View:
     return single_view(case, axis, by_error=by_error)
 
 
-def _whose(material: Material, case: OpenedCase) -> str:
+def whose(material: Material, configurations: tuple[str, ...]) -> str:
+    """Say whose prediction is drawn, where it is not that of the choice."""
     choice = material.choice
-    if choice is None or choice.configurations == case.configurations:
+    if choice is None or choice.configurations == configurations:
         return ""
-    return f"drawn is the prediction of {candidate_name(case.configurations)} alone"
+    return f"drawn is the prediction of {candidate_name(configurations)} alone"
 
 
 def score_word(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from planners import records
 from planners.decision import AXES, axis_names, byte_size
-from planners.describe import CHANGES, ROWS
+from planners.describe import CHANGES, ROWS, TARGET, object_rows
 from planners.labels import Labels
 from planners.plan import Configuration, Plan
 from planners.regions import painting
@@ -43,8 +43,11 @@ def plan_sections(plan: Plan | None, trained: tuple[str, ...]) -> tuple[PlanSect
 
 
 def _rows(plan: Plan, item: Configuration) -> Iterator[Row]:
-    shown = {field for _, field, _ in ROWS}
-    for title, field, word in ROWS:
+    rows = ROWS
+    if plan.labels.instance_classes:
+        rows = tuple(row for one in ROWS for row in (object_rows(item) if one == TARGET else [one]))
+    shown = {field for _, field, _ in rows}
+    for title, field, word in rows:
         yield (title, word(item), *reason_of(plan, f"{item.name}.{field}"))
     for title, field, word_or_not in _more(plan.labels):
         value = word_or_not(item)
@@ -55,7 +58,7 @@ def _rows(plan: Plan, item: Configuration) -> Iterator[Row]:
     for about in dict.fromkeys(reason.about for reason in plan.reasons):
         field = about.removeprefix(f"{item.name}.")
         if field != about and field not in shown:
-            title = field.removeprefix("training.").removeprefix("architecture.")
+            title = field.removeprefix("training.").removeprefix("architecture.").replace("target.options.", "target.")
             yield (re.sub(r"[._]", " ", title), _value_at(facts, field), *reason_of(plan, about))
 
 
@@ -132,6 +135,8 @@ def _label_rows(plan: Plan) -> list[tuple[str, str, str]]:
     rows = [("classes", classes, because or "name and value in the files")]
     if labels.regions:
         rows.append(("regions", *_word_regions(labels)))
+    if labels.instance_classes:
+        rows.append(("told apart", ", ".join(labels.instance_classes), reason_of(plan, "labels.instance_classes")[0]))
     if labels.ignore is not None:
         rows.append(("ignored", str(labels.ignore), "voxels with this value count nowhere"))
     return rows

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -91,13 +92,25 @@ def crop(cut: Slice) -> Slice:
     return cut.part(*sides)
 
 
-def thin(cut: Slice, max_side: int = MAX_SIDE) -> tuple[Slice, int]:
-    """Make a slice small enough: the maps keep every n-th voxel, the image the mean of each block; give n too."""
+def class_paths(cut: Slice) -> tuple[str, ...]:
+    """Draw all that is laid over a slice of classes."""
+    return outline(cut.label_YX), outline(cut.prediction_YX), area(cut.wrong_YX)
+
+
+def thin(
+    cut: Slice, max_side: int = MAX_SIDE, paths_of: Callable[[Slice], Sequence[str]] = class_paths
+) -> tuple[Slice, int]:
+    """Make a slice small enough: the maps keep every n-th voxel, the image the mean of each block; give n too.
+
+    Args:
+        cut: the slice.
+        max_side: pixels of its longer side, at most.
+        paths_of: gives the paths that are laid over it; none may be longer than ``MAX_PATH_CHARACTERS``.
+    """
     factor = max(1, math.ceil(max(cut.label_YX.shape) / max_side))
     while True:
         thinned = cut.part(slice(None, None, factor), slice(None, None, factor))
-        paths = (outline(thinned.label_YX), outline(thinned.prediction_YX), area(thinned.wrong_YX))
-        if max(map(len, paths)) <= MAX_PATH_CHARACTERS or min(thinned.label_YX.shape) < 2:
+        if max(map(len, paths_of(thinned))) <= MAX_PATH_CHARACTERS or min(thinned.label_YX.shape) < 2:
             return replace(thinned, image_CYX=_block_means(cut.image_CYX, factor)), factor
         factor += 1
 
@@ -117,12 +130,16 @@ def encode_image(image_CYX: np.ndarray) -> str:
     Args:
         image_CYX: (channel, y, x), any numbers; the window is set by percentiles.
     """
+    if image_CYX.shape[0] == 3 and image_CYX.dtype == np.uint8:
+        return encode_pixels(np.ascontiguousarray(np.moveaxis(image_CYX, 0, -1)))
+    return encode_pixels(window(image_CYX[0].astype(np.float64)))
+
+
+def encode_pixels(pixels: np.ndarray) -> str:
+    """Make a data URI of 8-bit pixels: (y, x) grey, (y, x, 3) colours."""
     from PIL import Image
 
-    if image_CYX.shape[0] == 3 and image_CYX.dtype == np.uint8:
-        picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(image_CYX, 0, -1)))
-    else:
-        picture = Image.fromarray(_window(image_CYX[0].astype(np.float64)))
+    picture = Image.fromarray(pixels)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     kind = "png"
@@ -132,7 +149,8 @@ def encode_image(image_CYX: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _window(values: np.ndarray) -> np.ndarray:
+def window(values: np.ndarray) -> np.ndarray:
+    """Map values to 0 … 255, uint8, between two percentiles of all of them; any shape."""
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, WINDOW_PERCENTILES) if finite.size else (0.0, 1.0)
     scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-9)

@@ -1,6 +1,8 @@
 """Views: slices of an opened case as drawings for the page: one, or three planes through its largest error."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,6 +10,9 @@ from autoseg.report.error_place import densest
 from autoseg.report.opened import OpenedCase
 from autoseg.report.outlines import area, outline
 from autoseg.report.slices import MAX_SIDE, Slice, crop, encode_image, thin, upright
+
+if TYPE_CHECKING:
+    from autoseg.data.image import Geometry
 
 MAX_PLANE_SIDE = 224  # pixels of one of three planes: they are shown smaller, and there are three times as many
 PLANES = ("sagittal", "coronal", "axial")
@@ -26,7 +31,8 @@ class View:
         width, height: of the drawing in its own units (pixels of the slice).
         aspect: width / height in millimetres.
         image: data URI.
-        label, prediction, wrong, place: SVG paths; ``place`` marks at the edges where the other planes lie.
+        label, prediction, wrong, place: SVG paths; ``place`` marks where other views of the case lie.
+        objects: of objects that are told apart, the paths by style instead.
     """
 
     plane: str
@@ -35,10 +41,18 @@ class View:
     height: int
     aspect: float
     image: str
-    label: str
-    prediction: str
-    wrong: str
+    label: str = ""
+    prediction: str = ""
+    wrong: str = ""
     place: str = ""
+    objects: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def paths(self) -> tuple[tuple[str, str], ...]:
+        """Styles and SVG paths, from the lowest to the topmost."""
+        classes = (("wrong", self.wrong), ("label", self.label), ("prediction", self.prediction))
+        marks = (("place", self.place),) if self.place else ()
+        return (*(self.objects or classes), *marks)
 
 
 def single_view(case: OpenedCase, axis: int, *, by_error: bool) -> View:
@@ -54,7 +68,7 @@ def single_view(case: OpenedCase, axis: int, *, by_error: bool) -> View:
     foreground = (case.label > 0) | (case.prediction > 0)
     index, why = choose_slice(foreground, case.wrong, axis, by_error=by_error)
     where = f"{place_text(index, shape[axis], axis)}, {why}" if shape[axis] > 1 else ""
-    return _view(cut_slice(case, axis, index), plane_name(case, axis), where, MAX_SIDE)
+    return _view(cut_slice(case, axis, index), plane_name(case.image.geometry, case.label.shape, axis), where, MAX_SIDE)
 
 
 def three_planes(case: OpenedCase) -> tuple[View, ...]:
@@ -73,7 +87,7 @@ def three_planes(case: OpenedCase) -> tuple[View, ...]:
         across = tuple(value for other, value in enumerate(place) if other != axis)
         cut = cut_slice(case, axis, place[axis], (across[0], across[1]))
         where = place_text(place[axis], shape[axis], axis)
-        found.append(_view(cut, plane_name(case, axis), where, MAX_PLANE_SIDE))
+        found.append(_view(cut, plane_name(case.image.geometry, case.label.shape, axis), where, MAX_PLANE_SIDE))
     order = {name: rank for rank, name in enumerate(reversed(PLANES))}
     return tuple(sorted(found, key=lambda item: order.get(item.plane, 0)))
 
@@ -83,10 +97,9 @@ def place_text(index: int, size: int, axis: int) -> str:
     return f"slice {index + 1} of {size} along {'zyx'[axis]}"
 
 
-def plane_name(case: OpenedCase, axis: int) -> str:
+def plane_name(geometry: "Geometry", shape: Sequence[int], axis: int) -> str:
     """Name the plane across an array axis as radiologists do, where the file says how it lies in the body."""
-    geometry = case.image.geometry
-    if min(case.label.shape) == 1:
+    if min(shape) == 1:
         return ""
     if not geometry.known or geometry.dimensions < 3:
         return f"across {'zyx'[axis]}"

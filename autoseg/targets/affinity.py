@@ -10,7 +10,14 @@ from autoseg.extensions import find
 from autoseg.targets.base import Strides, mirror, sum_over_outputs
 from autoseg.targets.decode_affinity import AffinityOptions, decode_affinity
 from autoseg.targets.instance_encoding import encode_affinity
-from autoseg.targets.instance_target import at_strides, decode_options, dimensions_of, sigmoid
+from autoseg.targets.instance_target import (
+    FOREGROUNDS,
+    SMALLEST,
+    at_strides,
+    decode_options,
+    dimensions_of,
+    sigmoid,
+)
 from autoseg.targets.object_maps import Offset, OpenSides, shifted
 from autoseg.targets.region_losses import REGION_LOSSES
 from autoseg.targets.vector_target import VectorTarget
@@ -112,6 +119,12 @@ class AffinityTarget(VectorTarget):
     def probabilities(self, logits_KZYX: np.ndarray) -> np.ndarray:
         """Sigmoid of every output."""
         return sigmoid(logits_KZYX)
+
+    def decode_choices(self) -> dict[str, tuple[Any, ...]]:
+        """Offer when fragments are joined, where they begin, how far objects reach, and how small they may be."""
+        middle = (0.3, 0.5, 0.7)
+        offered = {"join": (0.3, 0.4, 0.5, 0.6, 0.7), "seed": middle, "foreground": FOREGROUNDS, "smallest": SMALLEST}
+        return self.other_values(self.options, offered)
 
     def decode_objects(self, probabilities: np.ndarray, open_sides: OpenSides | None) -> np.ndarray:
         """Join fragments that belong together."""

@@ -12,6 +12,8 @@ from autoseg.targets.base import Strides, mirror, softmax, softmax_entropy, sum_
 from autoseg.targets.decode_watershed import WatershedOptions, decode_boundary
 from autoseg.targets.instance_encoding import BOUNDARY, encode_boundary
 from autoseg.targets.instance_target import (
+    FOREGROUNDS,
+    SMALLEST,
     InstanceTarget,
     at_strides,
     decode_options,
@@ -125,6 +127,18 @@ class BoundaryTarget(InstanceTarget):
     def class_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
         """Give the probability of each class's inner part."""
         return probabilities[list(self.instance_classes)]
+
+    def decode_choices(self) -> dict[str, tuple[Any, ...]]:
+        """Offer where seeds begin, how far objects reach, and how small they may be; dense tissue is all object."""
+        offered = {"seed": (-0.3, 0.0, 0.3, 0.6), "foreground": FOREGROUNDS, "smallest": SMALLEST}
+        if self.options.foreground <= 0:
+            del offered["foreground"]
+        return self.other_values(self.options, offered)
+
+    def foreground_probability(self, probabilities: np.ndarray) -> np.ndarray:
+        """Add inner parts and boundary; the dense form cannot tell its boundary from background."""
+        inner: np.ndarray = self.class_probabilities(probabilities).sum(axis=0)
+        return inner if self.dense else np.minimum(inner + probabilities[-1], 1)
 
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """Background is certain."""

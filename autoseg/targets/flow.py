@@ -9,8 +9,15 @@ from torch import Tensor
 
 from autoseg.targets.base import Strides, mirror, sum_over_outputs
 from autoseg.targets.decode_flow import FlowOptions, decode_flow
-from autoseg.targets.flow_encoding import encode_flow
-from autoseg.targets.instance_target import at_strides, decode_options, dimensions_of, sigmoid
+from autoseg.targets.flow_encoding import encode_flows
+from autoseg.targets.instance_target import (
+    FOREGROUNDS,
+    SMALLEST,
+    at_strides,
+    decode_options,
+    dimensions_of,
+    sigmoid,
+)
 from autoseg.targets.object_maps import OpenSides
 from autoseg.targets.vector_target import VectorTarget
 from planners.labels import Labels
@@ -48,7 +55,7 @@ class FlowTarget(VectorTarget):
     def encode(self, label_BLZYX: Tensor, strides: Strides) -> tuple[list[Tensor], list[Tensor | None]]:
         """Make float32 maps: five times the unit vectors, then 1 where a class is; weights are False where ignored."""
         layers, device = self.layers(label_BLZYX), label_BLZYX.device
-        flow = np.stack([SCALE * encode_flow(ids, device) for ids in layers.ids]).astype(np.float32, copy=False)
+        flow = SCALE * encode_flows(layers.ids, device)
         maps = at_strides(np.concatenate([flow, self.class_maps(layers.classes)], axis=1), strides, device)
         if layers.annotated is None:
             return maps, [None] * len(strides)
@@ -95,6 +102,12 @@ class FlowTarget(VectorTarget):
         """Give vectors of length 1 where the network is sure, and the probabilities of the classes."""
         vectors = logits_KZYX[: self.dimensions].astype(np.float32) / np.float32(SCALE)
         return np.concatenate([vectors, sigmoid(logits_KZYX[self.dimensions :])])
+
+    def decode_choices(self) -> dict[str, tuple[Any, ...]]:
+        """Offer how far objects reach, how well their flow must fit, and how small they may be."""
+        errors = (0.2, 0.4, 0.8, 2.0)  # Cellpose's 0.4, and around it; two unit vectors differ by at most 4
+        offered = {"foreground": FOREGROUNDS, "largest_error": errors, "smallest": SMALLEST}
+        return self.other_values(self.options, offered)
 
     def decode_objects(self, probabilities: np.ndarray, open_sides: OpenSides | None) -> np.ndarray:
         """Follow the vectors."""

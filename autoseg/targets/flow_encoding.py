@@ -1,7 +1,7 @@
 """Flow: in every voxel of an object the direction in which heat rises that its centre gives off.
 
 ``encode_flow_slowly`` writes the diffusion down as it is defined. ``encode_flow`` cuts the objects out in boxes, lays
-boxes of like size side by side and lets all of them diffuse at once, each as long as boxes of its size need.
+boxes of like size side by side and lets all of them diffuse at once, each as long as objects of its size need.
 
 Two things are settled that the definition leaves open. Where several voxels are equally near the centre of mass, each
 gives off its share: a mirrored object then has a mirrored flow. And at the border to another object the difference is
@@ -25,7 +25,10 @@ TIE = 1e-6  # squared distances from the centre of mass that differ by less are 
 CHUNK_VOXELS = 30_000  # that diffuse together: few enough for the cache, and for torch to split no operation
 DEVICE_CHUNK_VOXELS = 1 << 23  # the same on a GPU, which wants much at once
 SINGLE_SIDE = 64  # 0.13^32 is 4e-29, which float32 still holds
-SIDE_LADDER = 1.25  # a box is at most so much longer than its object, along each axis
+SIDE_LADDER = 1.25  # an object diffuses as long as one would that is at most so much longer, along each axis
+BOX_LADDER = {2: 2.0, 3: 1.25}
+"""A box is at most so much longer than its object, along each axis. In 2D few kinds of boxes are worth more than small
+ones: 12 crops of 256 × 256 pixels with 380 nuclei took 0.44 s of one core at 1.25, 0.18 at 2, 0.26 at 3 (2026-11)."""
 
 
 def encode_flow(ids: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
@@ -46,21 +49,41 @@ def encode_flow(ids: np.ndarray, device: torch.device | str = "cpu") -> np.ndarr
     source = _sources(numbers, count)
     on_cpu = torch.device(device).type == "cpu"
 
-    def work(boxes: tuple[np.ndarray, tuple[int, ...]]) -> None:
-        some, sides = boxes
+    def work(boxes: tuple[np.ndarray, tuple[int, ...], np.ndarray]) -> None:
+        some, sides, steps = boxes
         places, inside = _voxels_of(first[some], sides, ids.shape)
         mask = inside & (numbers[places] == (some + 1).astype(np.int32))
         heat = torch.from_numpy((source[places] * mask).astype(_precision(sides))).to(device)
-        steps = STEPS_PER_SIDE[ids.ndim] * (sum(sides) + 2)
         vectors = _directions(_diffuse(heat, torch.from_numpy(mask).to(device), steps)).cpu().numpy()
         chosen = tuple(np.broadcast_to(place, mask.shape)[mask] for place in places)
         for axis in range(ids.ndim):
             result[axis][chosen] = vectors[axis][mask]
 
-    # Boxes are so few at a time that torch splits no operation: then threads take one group each.
-    with ThreadPoolExecutor(torch.get_num_threads() if on_cpu else 1) as pool:
-        list(pool.map(work, _like_boxes(shape, CHUNK_VOXELS if on_cpu else DEVICE_CHUNK_VOXELS)))
+    groups = _like_boxes(shape, CHUNK_VOXELS if on_cpu else DEVICE_CHUNK_VOXELS)
+    if on_cpu:  # boxes are so few at a time that torch splits no operation: then threads take one group each
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(work, groups))
+    else:
+        for group in groups:  # in this thread: another one would leave its stream
+            work(group)
     return result
+
+
+def encode_flows(ids: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+    """Encode a batch as ``encode_flow`` does each sample, with the boxes of all samples side by side.
+
+    Args:
+        ids: of the objects, B × space, numbered 1, 2, … in each sample.
+        device: where to diffuse.
+
+    Returns:
+        B × axes × space, float32.
+    """
+    highest = ids.reshape(len(ids), -1).max(axis=1, initial=0)
+    before = (np.cumsum(highest) - highest).astype(np.int32).reshape(-1, *(1,) * (ids.ndim - 1))
+    one = np.where(ids > 0, ids + before, 0).reshape(-1, *ids.shape[2:])  # no object looks at another: no gap is needed
+    flow = encode_flow(one, device)
+    return np.moveaxis(flow.reshape(len(flow), *ids.shape), 0, 1)
 
 
 def encode_flow_slowly(ids: np.ndarray) -> np.ndarray:
@@ -121,20 +144,31 @@ def _sources(numbers: np.ndarray, count: int) -> np.ndarray:
     return source
 
 
-def _like_boxes(shape: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-    """Group objects (indices from 0) by the sides of a box that holds them; at most ``limit`` voxels a group."""
-    ladder = [4]
-    while ladder[-1] < shape.max():
-        ladder.append(max(int(ladder[-1] * SIDE_LADDER), ladder[-1] + 1))
-    steps = np.searchsorted(ladder, shape)
-    kinds, kind_of = np.unique(steps, axis=0, return_inverse=True)
-    order = np.argsort(kind_of.ravel(), kind="stable")
+def _like_boxes(shape: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, tuple[int, ...], np.ndarray]]:
+    """Group objects (indices from 0) by the sides of a box that holds them; at most ``limit`` voxels a group.
+
+    Yields:
+        Objects, the sides of their boxes, and how many steps each diffuses, which rise.
+    """
+    num_axes = shape.shape[1]
+    steps = STEPS_PER_SIDE[num_axes] * (_rungs(shape, SIDE_LADDER).sum(axis=1) + 2)
+    kinds, kind_of = np.unique(_rungs(shape, BOX_LADDER[num_axes]), axis=0, return_inverse=True)
+    order = np.lexsort((steps, kind_of.ravel()))
     ends = np.cumsum(np.bincount(kind_of.ravel()))
     for kind, members in zip(kinds, np.split(order, ends[:-1]), strict=True):
-        sides = tuple(ladder[step] for step in kind)
+        sides = tuple(int(side) for side in kind)
         at_once = max(limit // int(np.prod([side + 2 for side in sides])), 1)
         for start in range(0, len(members), at_once):
-            yield members[start : start + at_once], sides
+            some = members[start : start + at_once]
+            yield some, sides, steps[some]
+
+
+def _rungs(shape: np.ndarray, factor: float) -> np.ndarray:
+    """Give for every side the lowest rung of a ladder that is as long; each rung is ``factor`` times the one below."""
+    ladder = [4]
+    while ladder[-1] < shape.max():
+        ladder.append(max(int(ladder[-1] * factor), ladder[-1] + 1))
+    return np.array(ladder)[np.searchsorted(ladder, shape)]
 
 
 def _precision(sides: tuple[int, ...]) -> type:
@@ -156,16 +190,29 @@ def _voxels_of(
     return tuple(places), inside
 
 
-def _diffuse(source: Tensor, mask: Tensor, steps: int) -> Tensor:
+def _diffuse(source: Tensor, mask: Tensor, steps: np.ndarray) -> Tensor:
     """Let heat spread within each box (sides × boxes, the rim empty): a mean over the neighbourhood, step by step.
 
-    The boxes come last, so that whatever is added lies one behind the other in memory.
+    The boxes come last, so that whatever is added lies one behind the other in memory. Each makes its own number of
+    ``steps``, which rise; those that are done are laid aside.
     """
     num_axes = source.dim() - 1
+    share = mask[(slice(1, -1),) * num_axes].to(source) / (9 if num_axes == 2 else 7)
+    heat, made = torch.zeros_like(source), 0
+    done = []
+    for wanted, count in zip(*np.unique(steps, return_counts=True), strict=True):
+        _spread(heat, source, share, int(wanted) - made)
+        made = int(wanted)
+        done.append(heat[..., :count])
+        heat, source, share = (item[..., count:].contiguous() for item in (heat, source, share))
+    return torch.cat(done, dim=-1)
+
+
+def _spread(heat: Tensor, source: Tensor, share: Tensor, steps: int) -> None:
+    """Make some steps in place."""
+    num_axes = source.dim() - 1
     middle = (slice(1, -1),) * num_axes
-    share = mask[middle].to(source) / (9 if num_axes == 2 else 7)
-    heat, spread = torch.zeros_like(source), torch.zeros_like(source)
-    total = torch.zeros_like(share)
+    spread, total = torch.zeros_like(source), torch.zeros_like(share)
     inner = heat[middle]
     if num_axes == 2:
         rows = spread[1:-1]
@@ -176,7 +223,7 @@ def _diffuse(source: Tensor, mask: Tensor, steps: int) -> Tensor:
             torch.add(rows[:, :-2], rows[:, 2:], out=total)
             total += rows[:, 1:-1]
             torch.mul(total, share, out=inner)
-        return heat
+        return
     for _ in range(steps):
         heat += source
         torch.add(heat[:-2, 1:-1, 1:-1], heat[2:, 1:-1, 1:-1], out=total)
@@ -186,7 +233,6 @@ def _diffuse(source: Tensor, mask: Tensor, steps: int) -> Tensor:
         total += heat[1:-1, 1:-1, 2:]
         total += inner
         torch.mul(total, share, out=inner)
-    return heat
 
 
 def _directions(heat: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoseg.targets.base import Strides, mirror, softmax, softmax_entropy
 from autoseg.targets.decode_watershed import WatershedOptions, decode_components
-from autoseg.targets.instance_target import InstanceTarget, decode_options
+from autoseg.targets.instance_target import FOREGROUNDS, SMALLEST, InstanceTarget, decode_options
 from autoseg.targets.object_maps import OpenSides
 from autoseg.targets.semantic import SemanticTarget
 from planners.labels import Labels
@@ -80,6 +80,14 @@ class ForegroundTarget(InstanceTarget):
     def class_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
         """Give the probability of each class."""
         return probabilities[list(self.instance_classes)]
+
+    def decode_choices(self) -> dict[str, tuple[Any, ...]]:
+        """Offer how sure a voxel must be, and how small objects may be."""
+        return self.other_values(self.options, {"foreground": FOREGROUNDS, "smallest": SMALLEST})
+
+    def foreground_probability(self, probabilities: np.ndarray) -> np.ndarray:
+        """Add the classes of instances."""
+        return np.minimum(self.class_probabilities(probabilities).sum(axis=0), 1)
 
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """Background is certain."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from autoseg.evaluation.overlap import structures_of
 from autoseg.targets.base import Strides, Target, softmax_entropy
 from autoseg.targets.blockwise import decode_blocks
+from autoseg.targets.decode_watershed import decode_components
 from autoseg.targets.object_maps import OpenSides, number_objects
 from planners.labels import Labels
 from planners.plan import Target as TargetRecord
@@ -23,6 +24,11 @@ WHOLE_VOXELS = 1 << 25  # decoded at once, about 1 GB of maps and what decoding 
 BLOCK_SIDE = {2: 2048, 3: 256}
 DIAMETER = 30.0  # voxels, where the plan names none; Cellpose's usual nucleus to cell
 MARGIN_DIAMETERS = 2.0  # around a block: an object that is cut by its border is then seen whole
+
+FOREGROUNDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+SMALLEST = (0.0, 0.01, 0.03, 0.1)
+"""Values that decoders are offered to fit: probabilities of the foreground, and shares of a median object that an
+object must have. Assumption: a coarse grid around the middle, for what a network is unsure of differs by dataset."""
 
 Options = TypeVar("Options")
 
@@ -94,7 +100,7 @@ class InstanceTarget(Target):
         self.spacing = None if spacing is None else tuple(float(value) for value in spacing)
         if (diameter := float(record.options.get("diameter", DIAMETER))) <= 0:
             raise PlanError(f"option diameter of target {record.name} is {diameter:g}; give a number above 0")
-        self.margin = math.ceil(MARGIN_DIAMETERS * diameter)
+        self.diameter, self.margin = diameter, math.ceil(MARGIN_DIAMETERS * diameter)
         if strange := sorted(set(labels.instance_classes) - set(labels.names[1:])):
             raise PlanError(
                 f"class {strange[0]} is to have instances, and is none of the classes "
@@ -114,20 +120,86 @@ class InstanceTarget(Target):
     def class_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
         """Give the probability of each class of instances, classes × space."""
 
+    @abstractmethod
+    def foreground_probability(self, probabilities: np.ndarray) -> np.ndarray:
+        """Give the probability of belonging to any object, float32 of the space."""
+
+    @abstractmethod
+    def decode_choices(self) -> dict[str, tuple[Any, ...]]:
+        """Offer values for settings of the decoder, to be fitted on out-of-fold predictions.
+
+        Returns:
+            Per setting the values other than that of this target; those that matter most first.
+        """
+
+    def other_values(self, options: Any, offered: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
+        """Leave out the values that settings have already, and sizes that are offered as shares of an object's.
+
+        Args:
+            options: the decoder's settings as they are.
+            offered: values per setting; of ``smallest`` shares of the object of median diameter.
+        """
+        finest = [1.0] if self.spacing is None else [value / min(self.spacing) for value in self.spacing]
+        size = math.pi / (4 if self.dimensions == 2 else 6) * self.diameter**self.dimensions / math.prod(finest)
+        in_voxels = {"smallest": [max(round(share * size), 1) for share in offered.get("smallest", ())]}
+        found = {name: in_voxels.get(name, list(values)) for name, values in offered.items()}
+        return {
+            name: tuple(value for value in dict.fromkeys(values) if value != getattr(options, name))
+            for name, values in found.items()
+        }
+
+    @property
+    def has_others(self) -> bool:
+        """Tell whether some foreground classes have no instances; they are segmented as classes."""
+        return len(self.instance_classes) + 1 < self.labels.num_classes
+
+    def other_classes(self, probabilities: np.ndarray) -> np.ndarray:
+        """Find the classes without instances: their inner indices, 0 elsewhere, in the smallest type.
+
+        One of them is where it is more probable than background, any object, and the others of them.
+        """
+        others = self._others()
+        rivals = np.maximum(self._background(probabilities), self.foreground_probability(probabilities))
+        values = probabilities[[self.class_output(index) for index in others]]
+        best = np.array(others, dtype=np.min_scalar_type(self.labels.num_classes))[values.argmax(axis=0)]
+        return np.where(values.max(axis=0) > rivals, best, 0).astype(best.dtype, copy=False)
+
+    def _others(self) -> list[int]:
+        return [index for index in range(1, self.labels.num_classes) if index not in self.instance_classes]
+
+    def _background(self, probabilities: np.ndarray) -> np.ndarray:
+        """Give the probability of background, whose output is the first one of a softmax."""
+        background: np.ndarray = probabilities[0]
+        return background
+
     def instances(self, probabilities_KZYX: np.ndarray) -> Instances:
         """Decode averaged probabilities into objects and their classes.
 
         Of a target of two dimensions each slice is decoded alone; no object reaches from one slice into another.
         """
-        if probabilities_KZYX.ndim - 1 > self.dimensions:
-            parts = [self._objects(np.asarray(probabilities_KZYX[:, z])) for z in range(probabilities_KZYX.shape[1])]
-            starts = np.cumsum([0, *(int(part.max(initial=0)) for part in parts)])
-            ids = np.stack(
-                [np.where(part > 0, part + start, 0) for part, start in zip(parts, starts, strict=False)]
-            ).astype(np.int32)
-        else:
-            ids = self._objects(probabilities_KZYX)
+        ids = self._in_slices(probabilities_KZYX, self._objects)
         return Instances(ids, self._classes_of(ids, probabilities_KZYX))
+
+    def components(self, probabilities_KZYX: np.ndarray) -> Instances:
+        """Call what is connected an object: what the foreground alone would give, for comparison."""
+
+        def decode(part: np.ndarray) -> np.ndarray:
+            return decode_components(self.foreground_probability(part))
+
+        ids = self._in_slices(probabilities_KZYX, decode)
+        return Instances(ids, self._classes_of(ids, probabilities_KZYX))
+
+    def _in_slices(self, probabilities_KZYX: np.ndarray, decode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Decode maps whole, or slice by slice where they have an axis more than the target."""
+        if probabilities_KZYX.ndim - 1 == self.dimensions:
+            return decode(probabilities_KZYX)
+        ids = np.empty(probabilities_KZYX.shape[1:], dtype=np.int32)
+        count = 0
+        for z in range(len(ids)):
+            part = decode(np.asarray(probabilities_KZYX[:, z]))
+            ids[z] = np.where(part > 0, part + count, 0)
+            count += int(part.max(initial=0))
+        return ids
 
     def decode(self, logits_KZYX: np.ndarray) -> np.ndarray:
         """Turn logits into ids of objects z, y, x, int32; their classes are in ``instances``."""
@@ -138,7 +210,7 @@ class InstanceTarget(Target):
         return self.instances(probabilities_KZYX).ids
 
     def layers(self, label_BLZYX: Tensor, *, with_ids: bool = True) -> Layers:
-        """Read classes and ids from label layers.
+        """Read classes and ids from label layers; a voxel of a class of instances without id is background.
 
         Raises:
             PlanError: there is no layer of ids.
@@ -156,6 +228,8 @@ class InstanceTarget(Target):
             )
         belongs = np.isin(classes, self.instance_classes)
         ids = label_BLZYX[:, 1].cpu().numpy() * belongs
+        # Where two objects and background meet, the vote of an interpolated label may be for the class and for no id.
+        classes = np.where(belongs & (ids <= 0), 0, classes)
         return Layers(classes, np.stack([number_objects(sample)[0] for sample in ids]), annotated)
 
     def structure_outputs(self) -> tuple[tuple[int, ...], ...]:

@@ -1,6 +1,7 @@
-"""Maps of objects: numbering them, their boxes and neighbours, what is too small, what has holes.
+"""Maps of objects: their boxes and neighbours, what is too small, what has holes.
 
-A map of objects is (z, y, x) or (y, x), integers, 0 for background. Everything works on whole arrays.
+A map of objects is (z, y, x) or (y, x), integers, 0 for background; ``planners.object_numbers`` numbers them.
+Everything works on whole arrays.
 """
 
 from collections.abc import Sequence
@@ -8,34 +9,25 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-TABLE_FACTOR = 4  # a table of ids may be so many times larger than the image before ids are sorted instead
+from planners.object_numbers import number_objects
+
+__all__ = [
+    "Offset",
+    "OpenSides",
+    "drop_small",
+    "fill_holes",
+    "fine_axes",
+    "keep_objects",
+    "number_objects",
+    "object_boxes",
+    "reaches",
+    "shifted",
+]
 
 Offset = tuple[int, ...]
 
 OpenSides = Sequence[tuple[bool, bool]]
 """Per axis, whether the image goes on before the first and behind the last voxel, as that of a block does."""
-
-
-def number_objects(ids: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the objects of a map 1, 2, … in the order of their ids.
-
-    Returns:
-        The map as int32 with 0 for background, and the number of objects.
-    """
-    highest = int(ids.max(initial=0))
-    if highest <= 0:
-        return np.zeros(ids.shape, dtype=np.int32), 0
-    if highest < TABLE_FACTOR * ids.size + 1024:
-        places = np.maximum(ids, 0).astype(np.int64, copy=False)
-        there = np.zeros(highest + 1, dtype=bool)
-        there[places.ravel()] = True
-        there[0] = False
-        table = np.cumsum(there, dtype=np.int32) * there
-        return table[places], int(there.sum())
-    values, inverse = np.unique(ids, return_inverse=True)
-    first = int(np.searchsorted(values, 1))
-    numbered = np.maximum(inverse.reshape(ids.shape) - first + 1, 0).astype(np.int32)
-    return numbered, len(values) - first
 
 
 def keep_objects(ids: np.ndarray, keep: np.ndarray) -> np.ndarray:

@@ -56,6 +56,15 @@ class VectorTarget(InstanceTarget):
         """Give the probability of each class of instances."""
         return probabilities[[self.class_output(index) for index in self.instance_classes]]
 
+    def foreground_probability(self, probabilities: np.ndarray) -> np.ndarray:
+        """Take the most probable class of instances; they are asked for one by one."""
+        most: np.ndarray = self.class_probabilities(probabilities).max(axis=0)
+        return most
+
+    def _background(self, probabilities: np.ndarray) -> np.ndarray:
+        """Half: a class is there where its own question says yes."""
+        return np.full(probabilities.shape[1:], 0.5, dtype=np.float32)
+
     def background_probabilities(self, num_outputs: int) -> list[float]:
         """No direction, no affinity, no class."""
         return [0.0] * num_outputs

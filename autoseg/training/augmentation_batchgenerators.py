@@ -116,7 +116,7 @@ def _next(augmenter: Any) -> Item:
 
 def _batch(source: BatchSource, samples: Sequence[Sample], item: Item, device: torch.device | str) -> Batch:
     image = torch.from_numpy(np.ascontiguousarray(item["data"], dtype=np.float32)).to(device)
-    label = torch.from_numpy(np.ascontiguousarray(item["seg"], dtype=np.int16)).to(device)
+    label = torch.from_numpy(np.ascontiguousarray(item["seg"], dtype=source.label_dtype)).to(device)
     if source.configuration.dimensions == 2:
         image, label = image.unsqueeze(2), label.unsqueeze(2)
     return source.assemble(image, label, samples, item.get("swapped", [False] * len(samples)))
@@ -170,7 +170,7 @@ class _Loader:
         samples, loader = source.samples(self.epoch, step), source.frame.loader
         first = source.arrays(samples[0].case)
         data = np.empty((len(samples), len(first[0]), *loader), dtype=np.float32)
-        seg = np.empty((len(samples), num_layers(first), *loader), dtype=np.int16)
+        seg = np.empty((len(samples), num_layers(first), *loader), dtype=source.label_dtype)
         whole: Box = ((0, loader[0]), (0, loader[1]), (0, loader[2]))
         for sample, image, label in zip(samples, data, seg, strict=True):
             read_box(source.arrays(sample.case), shifted(whole, sample.corner), image, label)

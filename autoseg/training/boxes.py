@@ -76,7 +76,7 @@ def read_padded_box(
     before = [MARGIN[0] if axis in turned else 0 for axis in range(3)]
     after = [MARGIN[1] if axis in turned else 0 for axis in range(3)]
     size = [a + stop - start + b for a, (start, stop), b in zip(before, box, after, strict=True)]
-    dtype = torch.from_numpy(np.empty(0, arrays[1].dtype)).dtype  # that of the labels holds every class
+    dtype = torch_type(arrays[1].dtype)  # that of the labels holds every class, and every id
     image = torch.zeros((len(arrays[0]), *size), dtype=torch.float32, pin_memory=pinned)
     label = torch.full((num_layers(arrays), *size), OUTSIDE, dtype=dtype, pin_memory=pinned)
     inner = [slice(None), *(slice(a, length - b) for a, b, length in zip(before, after, size, strict=True))]
@@ -88,6 +88,11 @@ def read_padded_box(
         middle = corner[axis] + (frame.loader[axis] - 1) / 2
         center.append(middle - box[axis][0] + before[axis])
     return PaddedBox(image_CZYX=image, label_LZYX=label, matrix=matrix, center=tuple(center))
+
+
+def torch_type(dtype: np.dtype) -> torch.dtype:
+    """Give torch's type of the same name."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def num_layers(arrays: Arrays) -> int:

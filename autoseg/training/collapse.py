@@ -3,10 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoseg.progress import say
+from autoseg.run_folder import RunFolder
+from autoseg.targets import Target
+
 PATIENCE = 10
 """Epochs in a row. Assumption: on all datasets tried here a network leaves the background within its first three."""
 LEAST = 3
 """Epochs in a row where a training is so short that a fifth of it is fewer than ``PATIENCE``."""
+
+
+def tell_collapse(run: RunFolder, name: str, rows: Sequence[Mapping[str, Any]], epochs: int, target: Target) -> None:
+    """Say it once, and log it, where a network has not left the background, or has gone back to it.
+
+    Args:
+        run: whose log it is.
+        name: of the fold.
+        rows: of ``progress.jsonl``, all there are.
+        epochs: of the whole training.
+        target: what the network is trained against.
+    """
+    count = collapsed_for(rows)
+    if count == patience(epochs):
+        text = collapse_text(name, count, finds_objects=target.finds_objects)
+        say(f"  {text}")
+        run.log("collapse", fold=name, epoch=rows[-1]["epoch"] + 1, because=text)
 
 
 def collapsed_for(rows: Sequence[Mapping[str, Any]]) -> int:
@@ -29,15 +50,17 @@ def patience(epochs: int) -> int:
     return max(min(PATIENCE, epochs // 5), LEAST)
 
 
-def collapse_text(name: str, count: int) -> str:
+def collapse_text(name: str, count: int, *, finds_objects: bool = False) -> str:
     """Word it, with what to do.
 
     Args:
         name: of the fold.
         count: epochs in a row.
+        finds_objects: whether the target does: what is missing is then the part of objects that seeds are found in.
     """
+    alone, some = ("nothing of any object", "objects") if finds_objects else ("background alone", "foreground")
     return (
-        f"{name}: for {count} epochs the network has predicted background alone, though the labels hold foreground. "
+        f"{name}: for {count} epochs the network has predicted {alone}, though the labels hold {some}. "
         "Look whether labels lie on their images (autoseg report shows pictures); for very small structures try "
         "--set '*.training.foreground_fraction=0.5', or a lower rate, --set '*.training.learning_rate=0.001'"
     )

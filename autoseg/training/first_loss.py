@@ -31,13 +31,16 @@ class FirstLoss:
 
     Attributes:
         found: of the network as it starts.
-        undecided: of one that gives all outputs the same probability, on the same patches.
-        num_outputs: K; the cross-entropy part of ``undecided`` is ln K.
+        undecided: of one whose outputs are all 0, on the same patches: equal probabilities, no direction.
+        num_outputs: K.
+        alternatives: whether the outputs are the K alternatives of one question; the cross-entropy part of
+            ``undecided`` is then ln K, else ln 2 per yes-or-no question.
     """
 
     found: float
     undecided: float
     num_outputs: int
+    alternatives: bool = True
 
     @property
     def is_far(self) -> bool:
@@ -46,9 +49,8 @@ class FirstLoss:
 
     def text(self) -> str:
         """Word it, with what to do where it is far."""
-        numbers = (
-            f"loss before the first step {self.found:.3f}; undecided between {self.num_outputs}: {self.undecided:.3f}"
-        )
+        between = f"undecided between {self.num_outputs}" if self.alternatives else "of a network without an opinion"
+        numbers = f"loss before the first step {self.found:.3f}; {between}: {self.undecided:.3f}"
         if not self.is_far:
             return numbers
         return (
@@ -74,7 +76,7 @@ def first_loss(
         strides, output_weights: of the outputs.
         compute: device and precision.
     """
-    maps, weights = target.encode(batch.label, strides)
+    maps, weights = batch.encoded or target.encode(batch.label, strides)
     network.train()
     with torch.inference_mode(), computing.autocast(compute):
         outputs: list[Tensor] = list(network(computing.place(batch.image, compute)))
@@ -82,4 +84,9 @@ def first_loss(
         found = target.loss(outputs, maps, weights, output_weights, batch.annotated)
         nothing = [torch.zeros_like(output) for output in outputs]
         undecided = target.loss(nothing, maps, weights, output_weights, batch.annotated)
-    return FirstLoss(found=float(found), undecided=float(undecided), num_outputs=outputs[0].shape[1])
+    return FirstLoss(
+        found=float(found),
+        undecided=float(undecided),
+        num_outputs=outputs[0].shape[1],
+        alternatives=target.relative or not target.finds_objects,
+    )

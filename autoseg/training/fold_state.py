@@ -22,6 +22,7 @@ from autoseg.errors import RunFolderError
 from autoseg.run_folder import FoldFolder, write_atomic
 from autoseg.training.schedule import Bend
 from planners import records
+from planners.identity import identity_json
 
 FAULTS = (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError)
 """What reading a damaged state may raise."""
@@ -177,6 +178,6 @@ def spent_s(rows: Sequence[dict[str, Any]], counters: Counters) -> float:
 
 def identity(configuration_json: dict[str, Any], split: Any) -> tuple[str, str]:
     """Give the digests a trained fold is bound to: its configuration without what only sets its end, and its split."""
-    bound = {key: value for key, value in configuration_json.items() if key != "estimated_bytes"}
+    bound = {key: value for key, value in identity_json(configuration_json).items() if key != "estimated_bytes"}
     bound["training"] = {key: value for key, value in bound["training"].items() if key not in LENGTH}
     return records.digest(bound), records.digest(split)

@@ -18,6 +18,7 @@ from autoseg.inference.out_of_fold import choice_is_current, logits_file
 from autoseg.options import ALL_DATA
 from autoseg.progress import say
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, lock
+from autoseg.targets import make_target
 from autoseg.training.cascade import NextStages, check_previous, open_cases, previous_digest
 from autoseg.training.case_losses import measure_case_losses
 from autoseg.training.collapse import missed_text
@@ -50,7 +51,7 @@ def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> N
             measure_case_losses(job)
             record = dataclasses.replace(record, finished=True)
             run.write(record, job.folder.record)
-        keep = _is_judged(run.read(RunRecord, run.run_file), configuration, fold)
+        keep = _is_judged(job, run.read(RunRecord, run.run_file))
         if fold != ALL_DATA and _needs_validation(job, record, keep):
             started = time.monotonic()
             _tell_missed(job, validate_fold(job, keep_logits=keep))
@@ -132,9 +133,15 @@ def find_fold(splits: Splits, fold: int | str) -> Fold:
     return splits.folds[fold]
 
 
-def _is_judged(record: RunRecord, configuration: str, fold: int | str) -> bool:
-    """Tell whether a fold takes part in the choice between several configurations, and not only feeds a cascade."""
-    return len(record.configurations) > 1 and configuration in record.configurations and fold in record.folds
+def _is_judged(job: FoldJob, record: RunRecord) -> bool:
+    """Tell whether a fold's logits are asked for later, and it does not only feed a cascade.
+
+    They are for the choice between several configurations and, where objects are found, for fitting how.
+    """
+    if job.configuration.name not in record.configurations or job.fold not in record.folds:
+        return False
+    target = make_target(job.configuration.target, job.plan.labels, job.configuration.training)
+    return len(record.configurations) > 1 or target.finds_objects
 
 
 def _bind(job: FoldJob) -> FoldRecord:

@@ -34,6 +34,9 @@ SHARE = 0.9
 """Part of the budget that a measured step may take: the rest is for the device's own context, for fragments, and for
 the augmentation of the next batch."""
 
+OBJECT_SIDE = 16
+"""Voxels of the objects in a made-up label. Assumption: what encoding them holds hardly depends on it."""
+
 MOST_STEPS_DOWN = 50
 """Assumption: more steps down than this mean that something else is wrong; the batch alone takes at most 25 from 60."""
 
@@ -248,7 +251,20 @@ def _random_batch(plan: Plan, name: str, compute: Compute) -> Batch:
     image = torch.randn(size, generator=generator)
     label_size = (item.batch_size, 1, *item.patch_size)
     label = torch.randint(plan.labels.num_classes, label_size, generator=generator, dtype=torch.int16)
+    if plan.labels.instance_classes:
+        label = _with_objects(label)
     return Batch(image=image.to(compute.device), label=label.to(compute.device), case_ids=("random",) * item.batch_size)
+
+
+def _with_objects(label_BLYX: Tensor) -> Tensor:
+    """Give a label of squares that touch, each an object of one class or background: two layers, int32."""
+    space = label_BLYX.shape[2:]
+    ids = torch.zeros(space, dtype=torch.int32)
+    for axis, size in enumerate(space):
+        place = torch.arange(size, dtype=torch.int32) // OBJECT_SIDE
+        ids = ids * (size // OBJECT_SIDE + 1) + place.view(-1, *(1,) * (len(space) - axis - 1))
+    classes = label_BLYX[:, 0].flatten(1)[:, ids.flatten().long()].view(len(label_BLYX), *space)
+    return torch.stack([classes.int(), (ids + 1) * (classes > 0)], dim=1)
 
 
 def _count_saved(trainer: FoldTrainer, batch: Batch) -> int:

@@ -18,12 +18,14 @@ from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.data.splits import Splits
 from autoseg.errors import RunFolderError
+from autoseg.evaluation.contingency import contingency
+from autoseg.evaluation.matching import UNIQUE_IOU, f1
 from autoseg.evaluation.overlap import CasePrediction, score_cases
 from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import duration, say
 from autoseg.run_folder import RunFolder, RunRecord
-from autoseg.targets import make_target
+from autoseg.targets import Target, make_target
 from autoseg.training.cascade import open_cases
 from autoseg.training.folds import find_fold
 from autoseg.training.trainer import FoldJob, FoldTrainer
@@ -32,10 +34,14 @@ from planners import records
 from planners.plan import Plan
 
 WANTED_DICE = 0.95
+WANTED_F1 = 0.9
+"""Of objects. Less than of voxels: some labels hold objects that no map can show, such as rims around others."""
+
 STEPS_PER_ROUND = 25
 MOST_ROUNDS = 40
 """Assumption: a thousand steps; two cases are learnt within a few hundred where nothing is wrong."""
 NUM_CASES = 2
+VOXELS, OBJECTS = "Dice", "F1 of objects at an IoU of 0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +51,35 @@ class Overfit:
     Attributes:
         configuration: its name.
         cases: ids.
-        dice: mean over classes and cases, of the cases segmented whole.
+        score: of the cases segmented whole, from 0 to 1: mean Dice over classes and cases or, of a target that finds
+            objects, mean F1 over cases at an IoU of 0.5.
+        criterion: what the score is, in words.
+        wanted: above this the cases were learnt.
         steps: that were made.
         seconds: that they took.
     """
 
     configuration: str
     cases: tuple[str, ...]
-    dice: float
+    score: float
+    criterion: str
+    wanted: float
     steps: int
     seconds: float
 
     @property
     def is_learnt(self) -> bool:
         """Whether the cases were learnt by heart."""
-        return self.dice > WANTED_DICE
+        return self.score > self.wanted
 
     def text(self) -> str:
         """Word it, with what to do where it failed."""
-        what = f"{self.configuration}: Dice {self.dice:.3f} on {' and '.join(self.cases)} after {self.steps} steps"
-        what += f", {duration(self.seconds)}"
+        what = f"{self.configuration}: {self.criterion} {self.score:.3f} on {' and '.join(self.cases)}"
+        what += f" after {self.steps} steps, {duration(self.seconds)}"
         if self.is_learnt:
             return f"{what}. Learnt by heart: data, loss, network and prediction work together"
         return (
-            f"{what}; above {WANTED_DICE} was expected. Look at these cases in a viewer: does the label lie on the "
+            f"{what}; above {self.wanted} was expected. Look at these cases in a viewer: does the label lie on the "
             "image, and is each class visible in it? Then at the normalization in plan.json"
         )
 
@@ -92,7 +103,8 @@ def overfit(run: RunFolder, name: str | None = None, most_rounds: int = MOST_ROU
         computing.prepare(job.compute)
         trainer = FoldTrainer(job)
         trainer.check_first_loss()
-        source, steps, dice = trainer.source(job.train_cases, augment=False), 0, 0.0
+        criterion, wanted = (OBJECTS, WANTED_F1) if trainer.target.finds_objects else (VOXELS, WANTED_DICE)
+        source, steps, score = trainer.source(job.train_cases, augment=False), 0, 0.0
         started = time.monotonic()
         say(f"  {job.configuration.name}: learning {' and '.join(case.id for case in job.train_cases)} by heart")
         for number in range(most_rounds):
@@ -101,14 +113,17 @@ def overfit(run: RunFolder, name: str | None = None, most_rounds: int = MOST_ROU
                 if loss is None:  # in half precision the loss scale is too high at first
                     trainer.counters.loss_scale = max(trainer.counters.loss_scale / 2, 1.0)
             steps += STEPS_PER_ROUND
-            dice = _dice(job, trainer)
-            say(f"  {steps:5d} steps  loss {'not finite' if loss is None else f'{loss:.3f}'}  Dice {dice:.3f}")
-            if dice > WANTED_DICE:
+            score = _score(job, trainer)
+            shown = "not finite" if loss is None else f"{loss:.3f}"
+            say(f"  {steps:5d} steps  loss {shown}  {criterion} {score:.3f}")
+            if score > wanted:
                 break
     return Overfit(
         configuration=job.configuration.name,
         cases=tuple(case.id for case in job.train_cases),
-        dice=dice,
+        score=score,
+        criterion=criterion,
+        wanted=wanted,
         steps=steps,
         seconds=time.monotonic() - started,
     )
@@ -156,17 +171,31 @@ def _foreground_fraction(case: StoredCase, ignored: int | None) -> float:
     return count / max(case.labels[0].size, 1)
 
 
-def _dice(job: FoldJob, trainer: FoldTrainer) -> float:
+def _score(job: FoldJob, trainer: FoldTrainer) -> float:
     """Segment the cases whole on their preprocessed grid and score them there."""
     target = make_target(job.configuration.target, job.plan.labels, job.configuration.training)
     trainer.network.eval()
+    found = [(case, target.decode(case_logits(job, trainer.network, case))) for case in job.train_cases]
+    if target.finds_objects:
+        values = [score_objects(case, ids, target) for case, ids in found]
+        return float(np.mean([value for value in values if value is not None] or [0.0]))
     cases = [
-        CasePrediction(
-            case.id,
-            np.maximum(np.array(case.labels[0]), 0),
-            target.decode(case_logits(job, trainer.network, case)),
-            case.annotated_classes,
-        )
-        for case in job.train_cases
+        CasePrediction(case.id, np.maximum(np.array(case.labels[0]), 0), segmentation, case.annotated_classes)
+        for case, segmentation in found
     ]
     return score_cases(cases, job.plan.labels).mean_dice or 0.0
+
+
+def score_objects(case: StoredCase, ids_ZYX: np.ndarray, target: Target) -> float | None:
+    """Give F1 of objects at an IoU of 0.5 on the preprocessed grid; None where there are none and none were found.
+
+    Args:
+        case: its stored ids are what is right; voxels to be ignored belong to no object.
+        ids_ZYX: what the target found.
+        target: tells the ignore index.
+    """
+    classes, wanted = np.array(case.labels[0]), np.array(case.labels[1], dtype=np.int32)
+    if target.labels.ignore_index is not None:
+        ids_ZYX = np.where(classes == target.labels.ignore_index, 0, ids_ZYX)
+    top, bottom = f1(contingency(np.maximum(wanted, 0), ids_ZYX), UNIQUE_IOU)
+    return top / bottom if bottom else None

@@ -4,7 +4,8 @@ What is drawn for a sample depends on (seed, stream, epoch, step, index in the b
 counter of its generator. So neither the number of workers nor a restart changes a sample.
 
 On a CPU one background thread makes whole batches ahead. For another device it reads the boxes ahead, and the device
-makes the patches from them.
+makes the patches from them. Where labels are encoded on the way, which takes processors whatever the device, the thread
+makes whole batches for every device; on a GPU in a stream of its own, so that it waits for its own work alone.
 """
 
 import functools
@@ -21,7 +22,7 @@ from torch import Tensor
 from autoseg.errors import DatasetError
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.augmentation import SampleParameters, apply, apply_to_previous, draw_parameters
-from autoseg.training.boxes import map_arrays, num_layers, read_box, read_padded_box, shifted
+from autoseg.training.boxes import map_arrays, num_layers, read_box, read_padded_box, shifted, torch_type
 from autoseg.training.placement import draw_corner, is_forced
 from autoseg.training.spatial import PaddedBox, PatchFrame, Shape, needed_box, resample
 from planners.plan import Configuration
@@ -36,6 +37,10 @@ MAPPED_CASES = 100
 """Cases whose files stay mapped; each holds up to three of the 1024 files that a process may usually have open."""
 
 
+Encoded = tuple[list[Tensor], list[Tensor | None]]
+"""Maps and weights, one of each per output of the network, as ``Target.encode`` gives them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What the network trains on.
@@ -43,16 +48,19 @@ class Batch:
     Attributes:
         image: float32, B × C × z × y × x; in 2D B × C × y × x. For a cascade the channels of the image, then one per
             foreground class of the previous segmentation.
-        label: int16, B × layers × z × y × x (2D: without z); ``OUTSIDE`` has become 0.
+        label: int16, or int32 where a case of the source is stored so, B × layers × z × y × x (2D: without z): classes,
+            and ids of objects where they are told apart; ``OUTSIDE`` has become 0.
         case_ids: per sample.
         annotated: bool, B × classes: False where a case has not been annotated for that class. None where every case of
             the source has been annotated for all of them.
+        encoded: what the source's ``encode`` made of the label; None where the source has none.
     """
 
     image: Tensor
     label: Tensor
     case_ids: tuple[str, ...]
     annotated: Tensor | None = None
+    encoded: Encoded | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,7 @@ class BatchSource:
         seed: of everything random.
         augment: for training; without, patches are cut out as they are, and other numbers are drawn.
         num_classes: of the plan's labels, background included; needed where a case is annotated for some of them only.
+        encode: makes maps and weights of the final labels, for targets where that takes time: then it is done ahead.
 
     Raises:
         DatasetError: there are no cases.
@@ -103,6 +112,7 @@ class BatchSource:
         seed: int,
         augment: bool,
         num_classes: int | None = None,
+        encode: Callable[[Tensor], Encoded] | None = None,
     ) -> None:
         if not cases:
             raise DatasetError(f"{configuration.name}: no cases to draw patches from. Give the fold at least one case")
@@ -111,7 +121,9 @@ class BatchSource:
         self.seed = seed
         self.augment = augment
         self.num_classes = num_classes
+        self.encode = encode
         self.partly_annotated = any(case.annotated_classes is not None for case in cases)
+        self.label_dtype = np.result_type(*{case.labels_dtype for case in cases})
         self.augmented = augment and configuration.training.augmentation.enabled
         self.frame = PatchFrame.of(configuration, augment=self.augmented)
         masked = enumerate(configuration.use_mask_for_norm)
@@ -137,7 +149,7 @@ class BatchSource:
         size = (len(samples), len(first[0]), *self.frame.patch)
         image = torch.empty(size, dtype=torch.float32, pin_memory=pinned)
         size = (len(samples), num_layers(first), *self.frame.patch)
-        label = torch.empty(size, dtype=torch.int16, pin_memory=pinned)
+        label = torch.empty(size, dtype=torch_type(self.label_dtype), pin_memory=pinned)
         boxes = {}
         for index, sample in enumerate(samples):
             mirror, matrix = sample.parameters.mirror, sample.parameters.matrix(self.frame.planar)
@@ -176,10 +188,12 @@ class BatchSource:
             swapped: per sample, whether it is mirrored along the axis that exchanges left and right.
         """
         image, label = image_BCZYX, label_BLZYX.clamp_(min=0)
+        num_channels = self.configuration.num_previous_channels
+        with_classes = [0, -1] if num_channels else [0]  # ids of objects, between them, belong to no side
         for layers, mirrored in zip(label, swapped, strict=True):
-            if mirrored:
-                swap_classes(layers, self.swaps)
-        if num_channels := self.configuration.num_previous_channels:
+            for layer in with_classes if mirrored else ():
+                swap_classes(layers[layer], self.swaps)
+        if num_channels:
             label, previous = label[:, :-1].contiguous(), label[:, -1]
             if self.augmented:
                 parameters = [sample.parameters for sample in samples]
@@ -194,6 +208,7 @@ class BatchSource:
             label=label,
             case_ids=tuple(sample.case.id for sample in samples),
             annotated=None if annotated is None else annotated.to(label.device),
+            encoded=None if self.encode is None else self.encode(label),
         )
 
     def _sample(self, epoch: int, step: int, index: int) -> Sample:
@@ -220,11 +235,11 @@ class BatchSource:
         return annotated
 
 
-def swap_classes(layers: Tensor, pairs: Sequence[tuple[int, int]]) -> None:
-    """Let pairs of classes, such as left and right, change places in label layers. Works in place."""
+def swap_classes(layer: Tensor, pairs: Sequence[tuple[int, int]]) -> None:
+    """Let pairs of classes, such as left and right, change places in a label layer of classes. Works in place."""
     for first, second in pairs:
-        is_first, is_second = layers == first, layers == second
-        layers.masked_fill_(is_first, second).masked_fill_(is_second, first)
+        is_first, is_second = layer == first, layer == second
+        layer.masked_fill_(is_first, second).masked_fill_(is_second, first)
 
 
 def prefetch(source: BatchSource, epoch: int, steps: range, device: torch.device | str) -> Iterator[Batch]:
@@ -233,6 +248,8 @@ def prefetch(source: BatchSource, epoch: int, steps: range, device: torch.device
     What the thread raises is raised here. The thread ends when the iterator is exhausted, closed or forgotten.
     """
     prepare = source.batch if torch.device(device).type == "cpu" else source.gather
+    if source.encode is not None:
+        prepare = functools.partial(_batch_in_stream, source)
     ready: queue.Queue[Batch | Gathered | BaseException] = queue.Queue(maxsize=AHEAD)
     started, stopped = threading.Event(), threading.Event()
 
@@ -256,10 +273,36 @@ def prefetch(source: BatchSource, epoch: int, steps: range, device: torch.device
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
-            yield item if isinstance(item, Batch) else source.finish(item, device)
+            yield _received(item) if isinstance(item, Batch) else source.finish(item, device)
     finally:
         stopped.set()
         thread.join()
+
+
+def _batch_in_stream(source: BatchSource, epoch: int, step: int, device: torch.device | str) -> Batch:
+    """Make a whole batch; on a GPU in this thread's own stream, and the batch is there when it is given."""
+    if torch.device(device).type != "cuda":
+        return source.batch(epoch, step, device)
+    stream = _preparing_stream(str(device))
+    with torch.cuda.stream(stream):
+        batch = source.batch(epoch, step, device)
+        stream.synchronize()
+    return batch
+
+
+@functools.cache
+def _preparing_stream(device: str) -> torch.cuda.Stream:
+    """Give the one stream of a GPU in which batches are prepared: the allocator keeps memory for each stream apart."""
+    return torch.cuda.Stream(device)
+
+
+def _received(batch: Batch) -> Batch:
+    """Take a batch over from the stream in which it was made: its memory stays its own until this stream is done."""
+    maps, weights = batch.encoded or ([], [])
+    for tensor in (batch.image, batch.label, batch.annotated, *maps, *weights):
+        if tensor is not None and tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return batch
 
 
 def _outcome(prepare: Callable[..., Batch | Gathered], *place: Any) -> Batch | Gathered | BaseException:

@@ -159,7 +159,7 @@ def resample(box: PaddedBox, image_CZYX: Tensor, label_LZYX: Tensor) -> None:
 
     Args:
         box: the source.
-        image_CZYX, label_LZYX: the patch, contiguous float32 and int16; written to.
+        image_CZYX, label_LZYX: the patch, contiguous float32 and integers that hold the box's labels; written to.
     """
     dimensions = len(box.matrix)
     source = box.image_CZYX.shape[-dimensions:]

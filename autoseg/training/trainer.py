@@ -6,6 +6,7 @@ Source: Isensee et al. 2021 (nnU-Net), Methods; constants as in nnU-Net v2.8.1.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import duration, meter, say
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.targets import make_target
-from autoseg.training.collapse import collapse_text, collapsed_for, patience
+from autoseg.training.collapse import tell_collapse
 from autoseg.training.epoch_line import HEADER, epoch_line
 from autoseg.training.first_loss import first_loss
 from autoseg.training.fold_state import (
@@ -181,7 +182,7 @@ class FoldTrainer:
         """Make one training step and give its loss; None where the loss or the gradient was not finite."""
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        maps, weights = self.target.encode(batch.label, self.strides)
+        maps, weights = batch.encoded or self.target.encode(batch.label, self.strides)
         with computing.autocast(self.compute):
             outputs = self.network(computing.place(batch.image, self.compute))
         loss = self.target.loss(outputs, maps, weights, self.output_weights, batch.annotated)
@@ -231,20 +232,12 @@ class FoldTrainer:
         self._bend()
         end = last_epoch(self.training, counters.bend)
         say(f"  {epoch_line(row, end)}")
-        self._tell_collapse()
+        tell_collapse(self.job.run, self.job.name, read_progress(self.job.folder), self.training.epochs, self.target)
         if improved:
             self._save_weights(self.job.folder.weights_best)
         if counters.epoch >= end or self.interruption.asked or self.clock() - self.saved_at > SAVE_INTERVAL_S:
             self._save()
         return row
-
-    def _tell_collapse(self) -> None:
-        """Say it once where the network has not left the background, or has gone back to it."""
-        count = collapsed_for(read_progress(self.job.folder))
-        if count == patience(self.training.epochs):
-            text = collapse_text(self.job.name, count)
-            say(f"  {text}")
-            self.job.run.log("collapse", fold=self.job.name, epoch=self.counters.epoch, because=text)
 
     def _bend(self) -> None:
         """Begin the final anneal where validation stalls; let the schedule end where the time does."""
@@ -287,14 +280,14 @@ class FoldTrainer:
         """Give the loss and the Dice per foreground class over random validation patches (None where absent)."""
         if not self.job.validation_cases:
             return None, []
-        source = self.source(self.job.validation_cases, augment=False)
+        source = self.source(self.job.validation_cases, augment=False, num_outputs=1)
         steps = range(self.training.validation_steps)
         losses: list[Tensor] = []
         totals: tuple[Tensor, ...] | None = None
         self.network.eval()
         with torch.inference_mode():
             for batch in prefetch(source, epoch, steps, self.compute.device):
-                maps, weights = self.target.encode(batch.label, self.strides[:1])
+                maps, weights = batch.encoded or self.target.encode(batch.label, self.strides[:1])
                 with computing.autocast(self.compute):
                     outputs = self.network(computing.place(batch.image, self.compute))
                 losses.append(self.target.loss(outputs[:1], maps, weights, [1.0], batch.annotated))
@@ -304,11 +297,16 @@ class FoldTrainer:
         self.predicted_voxels = [int(value) for value in (totals[0] + totals[1]).tolist()]
         return float(torch.stack(losses).mean()), self.target.score(*totals)
 
-    def source(self, cases: Sequence[StoredCase], *, augment: bool) -> BatchSource:
-        """Draw from some cases."""
-        num_classes = self.job.plan.labels.num_classes
+    def source(self, cases: Sequence[StoredCase], *, augment: bool, num_outputs: int | None = None) -> BatchSource:
+        """Draw from some cases; labels of objects are encoded on the way, for the first outputs (None: for all)."""
+        encode = functools.partial(self.target.encode, strides=self.strides[:num_outputs])
         return BatchSource(
-            cases, self.job.configuration, seed=self.training.seed, augment=augment, num_classes=num_classes
+            cases,
+            self.job.configuration,
+            seed=self.training.seed,
+            augment=augment,
+            num_classes=self.job.plan.labels.num_classes,
+            encode=encode if self.target.finds_objects else None,
         )
 
     def batches(self, source: BatchSource, epoch: int, steps: range) -> Any:

@@ -14,6 +14,7 @@ from autoseg.data.io import open_image, write_segmentation
 from autoseg.evaluation.overlap import CaseScore, Scores, collect, score_case, structures_of
 from autoseg.inference.confidence import ConfidenceWatcher, WatchedCase, collect_confidence
 from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.instances import class_map, segment_objects, write_object_maps
 from autoseg.inference.kept_logits import keep_logits as keep_logits_of
 from autoseg.inference.out_of_fold import logits_file, prediction_file, read_label
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
@@ -22,6 +23,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import say, track
 from autoseg.run_folder import CaseFiles, RunRecord
 from autoseg.targets import make_target
+from autoseg.targets.instance_target import InstanceTarget
 from autoseg.training.cascade import NextStages
 from autoseg.training.trainer import FoldJob
 from planners.decision import cases as count_cases
@@ -35,7 +37,7 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
 
     Args:
         job: the fold.
-        keep_logits: leave the logits beside the predictions, for judging ensembles.
+        keep_logits: leave the logits beside the predictions, for judging ensembles and for fitting decoders.
 
     Returns:
         The scores; they are written to ``scores.json`` of the fold, the predictions to ``validation/``, and what the
@@ -119,13 +121,26 @@ def _write_and_score(
     labels = job.plan.labels
     target = make_target(job.configuration.target, labels, job.configuration.training)
     part = LogitsPart(logits_KZYX=logits_KZYX, grid=case.grid, resampling=job.configuration.resampling)
-    label = read_label(files, job.plan)
-    watcher = ConfidenceWatcher(target, labels, label, case.annotated_classes) if target.pointwise else None
-    segmentation = segment([part], target, job.plan, watch=watcher)
     job.folder.validation.mkdir(parents=True, exist_ok=True)
     if keep_logits:
         keep_logits_of(logits_file(job.folder, case.id), logits_KZYX, relative=target.relative)
+    if isinstance(target, InstanceTarget):
+        return _write_and_score_objects(job, case, files, part, target)
+    label = read_label(files, job.plan)
+    watcher = ConfidenceWatcher(target, labels, label, case.annotated_classes) if target.pointwise else None
+    segmentation = segment([part], target, job.plan, watch=watcher)
     geometry = open_image([Path(path) for path in files.images]).geometry
     write_segmentation(prediction_file(job.folder, files), labels.decode(segmentation), geometry)
     score = score_case(case.id, label, segmentation, labels, case.annotated_classes)
     return score, None if watcher is None else watcher.result()
+
+
+def _write_and_score_objects(
+    job: FoldJob, case: StoredCase, files: CaseFiles, part: LogitsPart, target: InstanceTarget
+) -> Validated:
+    """Write ids, and classes where there are several; score the classes: which objects are right is judged later."""
+    objects = segment_objects([part], target, job.plan)
+    geometry = open_image([Path(path) for path in files.images]).geometry
+    write_object_maps(prediction_file(job.folder, files), objects, job.plan.labels, geometry)
+    found = class_map(objects, job.plan.labels)
+    return score_case(case.id, read_label(files, job.plan), found, job.plan.labels, case.annotated_classes), None

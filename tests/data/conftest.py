@@ -133,8 +133,8 @@ class SpoiledDataset:
             self.write(self.image(90, channel, "imagesTs"), self.make_case(90)[0][channel])
         self.declare()
 
-    def check(self, folder: Path | None = None, **options: Any) -> CheckResult:
-        return check_dataset(open_dataset(DatasetSource(dataset=folder or self.root)), threads=2, **options)
+    def check(self, folder: Path | None = None, task: str = "auto", **options: Any) -> CheckResult:
+        return check_dataset(open_dataset(DatasetSource(dataset=folder or self.root, task=task)), threads=2, **options)
 
     @staticmethod
     def found(result: CheckResult) -> set[tuple[str, str | None]]:

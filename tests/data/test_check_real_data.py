@@ -84,7 +84,7 @@ REAL = {
         [(name, f"{name}/image", f"{name}/nrrd/label.nrrd") for name in ("23x38x3", "24x38x3")],
         set(),
     ),
-    "stardist_mini": ([("cells", "img2d.tif", "mask2d.tif")], {("instance-like-labels", None)}),
+    "stardist_mini": ([("cells", "img2d.tif", "mask2d.tif")], set()),
 }
 """Datasets that need laying out: case, image, label; and what is truly remarkable about them."""
 

@@ -103,7 +103,9 @@ def test_instance_numbers_of_their_own_in_every_case(spoiled) -> None:
     for case in range(spoiled.num_cases):
         label = spoiled.make_case(case)[1].astype(np.uint16)
         spoiled.write(spoiled.label(case), np.where(label > 0, label + 2 * case, 0).astype(np.uint16))
-    assert "12 label values, 2 a case, 12 of them in one case only" in spoiled.only("instance-like-labels", None)
+    found = spoiled.only("instance-like-labels", None, task="semantic")
+    assert "12 label values, 2 a case, 12 of them in one case only" in found
+    assert spoiled.check().problems == (), "unless somebody says that they are classes, they are ids"
 
 
 def test_instance_numbers_that_begin_anew_in_every_case(spoiled) -> None:
@@ -114,7 +116,10 @@ def test_instance_numbers_that_begin_anew_in_every_case(spoiled) -> None:
         for number, (z, y, x) in enumerate(places[: 12 + 3 * case], start=1):
             label[z : z + 2, y : y + 3, x : x + 3] = number
         spoiled.write(spoiled.label(case), label)
-    assert "27 label values, 12 to 27 a case" in spoiled.only("instance-like-labels", None)
+    assert "27 label values, 12 to 27 a case" in spoiled.only("instance-like-labels", None, task="semantic")
+    (note,) = spoiled.check().notes
+    assert "27 label values, 12 to 27 a case" in note
+    assert "are taken as ids of one class, object" in note
 
 
 def test_many_classes_are_not_instances(spoiled) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autoseg.data import io
 from autoseg.data.image import Geometry, flat_geometry
-from autoseg.data.io_write import WRITERS, write_values
+from autoseg.data.io_write import WRITERS, check_ids_fit, write_values
 from autoseg.errors import ImageError
 
 Volume = Callable[..., np.ndarray]
@@ -45,6 +45,13 @@ def test_segmentation_round_trip(
     assert_same_place(read.geometry, geometry, label.shape)
     beside = {"case.json"} if ending.startswith(".tif") else set()  # the spacing along z
     assert {item.name for item in tmp_path.iterdir()} == {path.name, *beside}
+
+
+@pytest.mark.parametrize(("ending", "most"), [(".png", 2**16 - 1), (".tif", 2**31 - 1), (".nii.gz", 2**63 - 1)])
+def test_a_format_holds_so_many_objects(tmp_path: Path, ending: str, most: int) -> None:
+    check_ids_fit(tmp_path / f"a{ending}", most)
+    with pytest.raises(ImageError, match=rf"a{ending}: {most + 1:,} objects were found.*Give the image as TIFF"):
+        check_ids_fit(tmp_path / f"a{ending}", most + 1)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".tif", ".png", ".mha", ".nrrd"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from scipy.optimize import linear_sum_assignment
 
 from autoseg.data.image import Geometry, flat_geometry
@@ -75,6 +76,17 @@ def test_scores_equal_those_of_the_arrays(folders: Folders, some: Pairs) -> None
         assert summary.median == pytest.approx(np.median(present))
         assert (summary.lowest, summary.highest) == (min(present), max(present))
         assert summary.num_undefined == len(expected) - len(present)
+
+
+def test_labels_in_colours_are_ids(folders: Folders) -> None:
+    predictions, labels = folders
+    write(predictions / "a.tif", LABEL)
+    labels.mkdir()
+    colours = np.stack([LABEL * 80, 255 * (LABEL == 2), LABEL], axis=-1).astype(np.uint8)
+    Picture.fromarray(colours).save(labels / "a.png")
+    comparison = evaluate_instances(predictions, labels, metrics=("ap@0.9",))
+    (group,) = comparison.cases[0].scores
+    assert (group.values, group.num_labelled) == ((1.0,), 3)
 
 
 def test_pooled_scores_are_those_of_all_images_side_by_side(folders: Folders, some: Pairs) -> None:

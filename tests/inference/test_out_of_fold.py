@@ -353,7 +353,7 @@ def test_a_choice_that_a_person_edits_is_measured_anew_where_its_predictions_are
     run.write(dataclasses.replace(choice, configurations=("fine",), weights=(1.0,), postprocessing=()), run.choice_file)
     choose_for_run(run)
     mean = run.read(MetricTable, run.metrics_file).mean[0]
-    single = Comparison(run, run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file))._single_scores("fine")
+    single = Comparison(run, run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file)).single_scores("fine")
     assert mean is not None
     assert mean.mean == pytest.approx(single.mean_dice)
     edited = dataclasses.replace(choice, configurations=("fine", "other"), weights=(0.5, 0.5))

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan
+from planners.records import from_json
 
 KEPT = Path(__file__).parent / "kept_plans.json"
+
+KEPT_OBJECTS = Path(__file__).parent / "kept_objects.json"
+"""Fingerprints of objects: nuclei in pictures (every sixth of 244 of the Data Science Bowl 2018), ellipsoids in volumes
+of thick slices (``autoseg.data.demo_objects``)."""
 
 MakeFingerprint = Callable[..., Fingerprint]
 
@@ -88,6 +93,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ids = [f"{e['fingerprint']['family']}-{e['planner']}-{e['gpu_memory_gb']:g}GB" for e in entries]
         plans = [(*read_kept(entry), {"planner": entry["planner"], **entry["plan"]}) for entry in entries]
         metafunc.parametrize("kept", plans, ids=ids)
+    if "kept_objects" in metafunc.fixturenames:
+        facts = read_kept_objects()
+        metafunc.parametrize("kept_objects", [(item, MemoryBudget()) for item in facts.values()], ids=list(facts))
+
+
+def read_kept_objects() -> dict[str, Fingerprint]:
+    return {name: from_json(Fingerprint, value) for name, value in json.loads(KEPT_OBJECTS.read_text()).items()}
+
+
+@pytest.fixture
+def nuclei() -> Fingerprint:
+    return read_kept_objects()["nuclei"]
+
+
+@pytest.fixture
+def ellipsoids() -> Fingerprint:
+    return read_kept_objects()["ellipsoids"]
 
 
 @pytest.fixture

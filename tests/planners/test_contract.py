@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 import planners
 from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError
+from planners.describe import WIDTH, describe
+from planners.fingerprint import CaseObjects, InstanceStats
 from planners.geometry import axis_order, first_patch, median_resampled_shape, reorder, target_spacing
+from planners.instances import count_outputs
 from planners.network_size import feature_map_elements
 from planners.plan import Input
 from planners.presets import PRESETS as ALL_PRESETS
@@ -51,6 +54,34 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
     )
 
 
+@st.composite
+def fingerprints_with_objects(draw: st.DrawFn) -> Fingerprint:
+    """The same with objects of all kinds: dense, apart, touching, tiny, larger than the image, of one or more sizes."""
+    fingerprint = draw(fingerprints())
+    fraction, diameter = st.floats(0, 1), st.floats(0.01, 1000)
+    spread = draw(st.sampled_from([1.0, 2.0, 10.0]))
+    number = draw(st.sampled_from([1, 12]))  # so many cases that a common diameter can be fitted, or too few
+    small = draw(diameter)
+    cases = tuple(
+        CaseObjects(count=5, diameter_mm=small * spread ** draw(fraction)) for _ in fingerprint.shapes * number
+    )
+    return dataclasses.replace(
+        fingerprint,
+        labels=dataclasses.replace(fingerprint.labels, instance_classes=fingerprint.labels.names[1:2]),
+        shapes=fingerprint.shapes * number,
+        spacings_mm=fingerprint.spacings_mm * number,
+        size_features=tuple((math.log(case.diameter_mm), draw(fraction)) for case in cases),
+        instances=InstanceStats(
+            cases=cases,
+            diameters_mm=(small, small * spread**0.5, small * spread),
+            solidity=draw(fraction),
+            elongation=1 + draw(fraction),
+            touching_fraction=draw(fraction) ** 4,
+            background_fraction=draw(fraction),
+        ),
+    )
+
+
 def resolve(place: Any, steps: list[str]) -> list[Any]:
     """All values a reason is about; a step into a list goes into each of its entries."""
     if not steps:
@@ -75,16 +106,33 @@ def check_plan(name: str, plan: Plan, fingerprint: Fingerprint, budget: MemoryBu
     assert plan.budget == budget
     assert from_json(Plan, json.loads(dumps(plan))) == plan
     check_reasons(plan)
-    check_cascade(plan)
+    check_alternatives(plan)
     for item in plan.configurations:
         for axis, size in enumerate(item.patch_size):
             assert size % math.prod(stage.stride[axis] for stage in item.architecture.stages) == 0
-        assert item.target.num_outputs == fingerprint.labels.num_classes
+        if not plan.labels.instance_classes:
+            assert item.target.num_outputs == fingerprint.labels.num_classes
         assert sum(output.loss_weight for output in item.architecture.outputs) == pytest.approx(1)
         assert item.training.validation_steps * 5 == item.training.steps_per_epoch
         assert item.estimated_bytes > 0
         if name in PRESETS:
             check_budget(name, item.name, plan)
+
+
+def check_alternatives(plan: Plan) -> None:
+    """Objects: configurations are alike but for the target and what follows from it. Classes: see ``check_cascade``."""
+    if not plan.labels.instance_classes:
+        check_cascade(plan)
+        return
+    first, *others = plan.configurations
+    base = "2d" if first.dimensions == 2 else "3d_fullres"
+    for item in plan.configurations:
+        assert item.name == f"{base}_{item.target.name}"
+        assert item.target.num_outputs == count_outputs(item.target, plan.labels)
+        assert item.target.options["spacing"] == list(item.spacing_mm)
+    for item in others:
+        own = {name: getattr(first, name) for name in ("name", "target", "estimated_bytes")}
+        assert dataclasses.replace(item, **own) == first
 
 
 def check_cascade(plan: Plan) -> None:
@@ -114,7 +162,9 @@ def check_cascade(plan: Plan) -> None:
 def check_budget(name: str, configuration: str, plan: Plan) -> None:
     """Within budget by the planner's own measure (it rounds the batch to the nearest), or at its smallest batch."""
     item, preset = plan.configuration(configuration), PRESETS[name]
-    elements = feature_map_elements(item.architecture, item.patch_size, count_label_entries(plan.labels))
+    heads = max(count_label_entries(plan.labels), *(one.target.num_outputs for one in plan.configurations), 0)
+    heads = heads if plan.labels.instance_classes else count_label_entries(plan.labels)
+    elements = feature_map_elements(item.architecture, item.patch_size, heads)
     scale = preset.scale(item.dimensions)
     allowed = preset.element_budget(item.dimensions, plan.budget.device_bytes)
     assert elements / scale.reference_batch * scale.shrink_batch <= allowed
@@ -125,14 +175,15 @@ def check_budget(name: str, configuration: str, plan: Plan) -> None:
 def check_reasons(plan: Plan) -> None:
     """Every decision has a reason, every reason is about a value of the plan."""
     values: dict[str, Any] = {item.name: to_json(item) for item in plan.configurations}
-    values |= {"axis_order": list(plan.axis_order), "configurations": list(values)}
+    values |= {"axis_order": list(plan.axis_order), "configurations": list(values), "labels": to_json(plan.labels)}
     abouts = {reason.about for reason in plan.reasons}
     for reason in plan.reasons:
         assert reason.rule
         assert reason.because
         assert resolve(values, reason.about.split("."))
+    unasked = {"name", "previous", *(() if plan.labels.instance_classes else ("scaling",))}
     for item in plan.configurations:
-        for field in set(to_json(item)) - {"name", "previous"}:
+        for field in set(to_json(item)) - unasked:
             place = f"{item.name}.{field}"
             assert any(about == place or about.startswith(place + ".") for about in abouts), place
 
@@ -140,6 +191,12 @@ def check_reasons(plan: Plan) -> None:
 @pytest.mark.parametrize("name", PLANNERS)
 def test_kept_fingerprints(name: str, kept: tuple[Fingerprint, MemoryBudget, Any]) -> None:
     fingerprint, budget, _ = kept
+    check_plan(name, PLANNERS[name](fingerprint, budget), fingerprint, budget)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_kept_objects(name: str, kept_objects: tuple[Fingerprint, MemoryBudget]) -> None:
+    fingerprint, budget = kept_objects
     check_plan(name, PLANNERS[name](fingerprint, budget), fingerprint, budget)
 
 
@@ -157,6 +214,21 @@ def test_seeded_fingerprints(name: str, fingerprint: Fingerprint, gigabytes: flo
         plan = PLANNERS[name](fingerprint, budget)
         assert PLANNERS[name](fingerprint, budget) == plan
         check_plan(name, plan, fingerprint, budget)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(fingerprint=fingerprints_with_objects(), gigabytes=st.floats(1, 80))
+def test_seeded_fingerprints_with_objects(name: str, fingerprint: Fingerprint, gigabytes: float) -> None:
+    budget = MemoryBudget(device_bytes=int(gigabytes * 1e9))
+    semantic = dataclasses.replace(fingerprint.labels, instance_classes=())
+    if is_too_small(dataclasses.replace(fingerprint, labels=semantic)):
+        return
+    with contextlib.suppress(PlanError):  # what fits in 2D alone: volumes are looked at whole
+        plan = PLANNERS[name](fingerprint, budget)
+        assert PLANNERS[name](fingerprint, budget) == plan
+        check_plan(name, plan, fingerprint, budget)
+        assert max(map(len, describe(plan).splitlines())) <= WIDTH
 
 
 @pytest.mark.parametrize("name", PLANNERS)

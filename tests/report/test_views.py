@@ -61,7 +61,11 @@ def test_of_a_2d_image_there_is_one_plane_without_a_name() -> None:
 def test_planes_are_named_by_the_body_not_by_the_array() -> None:
     sagittal_first = Geometry(spacing_mm=(3.0, 1.0, 1.0), direction=(0, 0, 1, 1, 0, 0, 0, 1, 0))
     case = make_case(geometry=sagittal_first)
-    assert [plane_name(case, axis) for axis in range(3)] == ["sagittal", "axial", "coronal"]
+    assert [plane_name(case.image.geometry, case.label.shape, axis) for axis in range(3)] == [
+        "sagittal",
+        "axial",
+        "coronal",
+    ]
     assert [view.plane for view in three_planes(case)] == ["axial", "coronal", "sagittal"]
     unknown = make_case(geometry=Geometry(spacing_mm=(1.0, 1.0, 1.0), known=False))
     assert [view.plane for view in three_planes(unknown)] == ["across z", "across y", "across x"]

@@ -1,4 +1,4 @@
-"""Objects made in code, and how two maps of them agree; shared by the tests of instances."""
+"""How two maps of objects agree; shared by the tests of targets of instances."""
 
 from collections.abc import Callable
 
@@ -6,26 +6,6 @@ import numpy as np
 import pytest
 
 from autoseg.targets.object_maps import number_objects
-
-
-def _ellipses(shape: tuple[int, ...], count: int, radius: float, seed: int = 0, anisotropy: float = 1.0) -> np.ndarray:
-    """Lay ellipses beside one another, so that most touch; the first axis is coarser by the anisotropy.
-
-    Those that others hide by more than a fifth are left out, so that each is about convex and in one piece.
-    """
-    generator = np.random.default_rng(seed)
-    grid = np.indices(shape)
-    ids = np.zeros(shape, dtype=np.int64)
-    for number in range(1, count + 1):
-        middle = generator.uniform(0, shape)
-        radii = generator.uniform(0.7, 1.3, len(shape)) * radius
-        radii[0] /= anisotropy
-        axes = (..., *(None,) * len(shape))
-        inside = (((grid - middle[axes]) / radii[axes]) ** 2).sum(0) < 1
-        free = inside & (ids == 0)
-        if free.sum() > 0.8 * inside.sum():
-            ids[free] = number
-    return ids
 
 
 def overlaps(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -51,12 +31,6 @@ def _same_objects(first: np.ndarray, second: np.ndarray) -> bool:
     pairs = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1)
     one_to_one = all(len(np.unique(row)) == pairs.shape[1] for row in pairs)
     return one_to_one and bool(((first > 0) == (second > 0)).all())
-
-
-@pytest.fixture(scope="session")
-def ellipses() -> Callable[..., object]:
-    """Give a function that lays ellipses beside one another."""
-    return _ellipses
 
 
 @pytest.fixture(scope="session")

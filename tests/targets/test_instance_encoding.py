@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from autoseg.targets import flow_encoding
 from autoseg.targets.flooding import find_seeds
-from autoseg.targets.flow_encoding import encode_flow, encode_flow_slowly, flow_errors
+from autoseg.targets.flow_encoding import encode_flow, encode_flow_slowly, encode_flows, flow_errors
 from autoseg.targets.instance_encoding import (
     BOUNDARY,
     INNER,
@@ -156,6 +157,21 @@ def test_the_fast_flow_is_the_slow_one_where_one_box_holds_the_image(ndim: int) 
     ids[(slice(2, 8),) * ndim] = 3
     fast, slow = encode_flow(ids), encode_flow_slowly(ids)
     np.testing.assert_allclose(fast, slow, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (14, 20, 18)])
+def test_flow_depends_neither_on_its_batch_nor_on_how_boxes_are_laid(
+    shape: tuple[int, ...], ellipses: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = np.stack(
+        [number_objects(ellipses(shape, 12, 5.0, seed))[0] for seed in range(3)] + [np.zeros(shape, np.int32)]
+    )
+    together = encode_flows(ids)
+    assert together.shape == (4, len(shape), *shape)
+    np.testing.assert_array_equal(together, np.stack([encode_flow(item) for item in ids]))
+    for factor in (1.01, 4.0):
+        monkeypatch.setitem(flow_encoding.BOX_LADDER, len(shape), factor)
+        np.testing.assert_array_equal(encode_flows(ids), together)
 
 
 def test_flow_points_to_the_centre_of_a_disc() -> None:

@@ -134,6 +134,58 @@ def test_probabilities_of_structures_and_how_undecided_they_are(name: str) -> No
     assert not made.pointwise
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_that_are_offered_can_be_decoded_with(name: str) -> None:
+    """Each is another than the target's own; sizes are shares of the object of median diameter."""
+    made, label = target(name, diameter=10), picture()
+    probabilities = made.probabilities(perfect(made, label))
+    offered = made.decode_choices()
+    assert {"foreground", "smallest"} <= set(offered)
+    assert set(offered["smallest"]) <= {1, 2, 8}, "of 78 pixels a hundredth, three, ten, but not what it is already"
+    for setting, values in offered.items():
+        assert values
+        for value in values:
+            assert value != getattr(made.options, setting)  # type: ignore[attr-defined]
+            other = target(name, diameter=10, decode={setting: value})
+            assert getattr(other.options, setting) == value  # type: ignore[attr-defined]
+            assert other.instances(probabilities).ids.max() >= 1
+
+
+def test_dense_tissue_has_no_foreground_to_fit() -> None:
+    assert "foreground" not in target("boundary", Labels(classes=CLASSES[:2]), dense=True).decode_choices()
+
+
+def test_small_objects_of_thick_slices_hold_fewer_voxels() -> None:
+    even, thick = (
+        target("boundary", dimensions=3, diameter=20, spacing=spacing).decode_choices()["smallest"]
+        for spacing in ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0))
+    )
+    assert [size / 4 for size in even] == pytest.approx(thick, abs=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_components_are_what_the_foreground_alone_tells(name: str) -> None:
+    made, label = target(name), picture()
+    found = made.components(made.probabilities(perfect(made, label)))
+    assert found.ids.max() == 2, "two cells that touch, and the drop"
+    assert sorted(found.classes.tolist()) == [0, 1, 3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_probability_of_any_object_and_classes_without_objects(name: str) -> None:
+    made, label = target(name), picture()
+    probabilities = made.probabilities(perfect(made, label))
+    classes = label[0, 0].numpy()
+    chance = made.foreground_probability(probabilities)
+    assert chance.dtype == np.float32
+    np.testing.assert_array_equal((chance > 0.5)[classes != 4], ((classes == 1) | (classes == 3))[classes != 4])
+    assert chance.max() <= 1
+    assert made.has_others
+    np.testing.assert_array_equal(
+        made.other_classes(probabilities)[classes != 4], np.where(classes == 2, 2, 0)[classes != 4]
+    )
+
+
 def test_the_only_class_of_instances_owns_the_boundary() -> None:
     made = target("boundary", Labels(classes=CLASSES[:2]))
     assert made.structure_outputs() == ((1, 2),)

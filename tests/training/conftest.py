@@ -30,7 +30,7 @@ def quiet(one_thread: None) -> None:
 
 @pytest.fixture
 def make_case(tmp_path: Path) -> Callable[..., StoredCase]:
-    """Give a function that stores a random smooth image with labels from −1 to ``num_classes`` − 1."""
+    """Give a function that stores a random smooth image with labels from −1 to ``num_classes`` − 1, and given ids."""
 
     def make(
         shape: tuple[int, int, int],
@@ -40,6 +40,7 @@ def make_case(tmp_path: Path) -> Callable[..., StoredCase]:
         num_classes: int = 3,
         ignore: bool = False,
         label: np.ndarray | None = None,
+        ids: np.ndarray | None = None,
     ) -> StoredCase:
         rng = np.random.default_rng(seed)
         image = rng.standard_normal((num_channels, *shape)).astype(np.float32)
@@ -60,7 +61,8 @@ def make_case(tmp_path: Path) -> Callable[..., StoredCase]:
             shape=shape,
             spacing_mm=(1.0, 1.0, 1.0),
         )
-        case = PreprocessedCase(image_CZYX=image, labels_LZYX=label[None], grid=grid)
+        layers = label[None] if ids is None else np.stack([label.astype(ids.dtype), ids])
+        case = PreprocessedCase(image_CZYX=image, labels_LZYX=layers, grid=grid)
         return Store(tmp_path / "store").write(f"case_{seed}", case, "digest", sample_locations(label, labels))
 
     return make

@@ -125,6 +125,10 @@ def test_preprocessing_is_what_its_own_gate_holds(
     grid = resampled_shape(shape, spacing, item.spacing_mm)
     voxels = int(np.prod(shape))
     assert preprocessing_bytes(item, voxels, grid, shape) == estimate_bytes(image, label, plan, item)
+    objects = dataclasses.replace(plan, labels=dataclasses.replace(plan.labels, instance_classes=("1",)))
+    ids = image_from_array(np.zeros(shape, np.int32), spacing)
+    found = preprocessing_bytes(item, voxels, grid, shape, with_ids=True)
+    assert found == estimate_bytes(image, ids, objects, item) > estimate_bytes(image, label, plan, item)
 
 
 def test_the_largest_case_decides(plan: Plan) -> None:
