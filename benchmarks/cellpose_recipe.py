@@ -246,7 +246,7 @@ def _maps(network: CellposeType, image: Tensor, device: str) -> Tensor:
     total, weights = torch.zeros(3, *shape), torch.zeros(shape)
     for start in range(0, len(tiles), BATCH):
         some = tiles[start : start + BATCH, None].to(device=device, memory_format=torch.channels_last)
-        for (y, x), maps in zip(corners[start : start + BATCH], network(some)[0].cpu(), strict=True):
+        for (y, x), maps in zip(corners[start : start + BATCH], network(some)[0].float().cpu(), strict=True):
             total[:, y : y + CROP, x : x + CROP] += maps * weight
             weights[y : y + CROP, x : x + CROP] += weight
     return (total / weights)[:, : image.shape[0], : image.shape[1]]
@@ -265,5 +265,5 @@ def _tiles(image: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
 
 @torch.inference_mode()
 def _styles(network: CellposeType, tiles: Tensor, device: str) -> np.ndarray:
-    parts = [network(tiles[start : start + BATCH].to(device))[1].cpu() for start in range(0, len(tiles), BATCH)]
+    parts = [network(tiles[start : start + BATCH].to(device))[1].float().cpu() for start in range(0, len(tiles), BATCH)]
     return torch.cat(parts).numpy().astype(np.float64)

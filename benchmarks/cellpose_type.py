@@ -113,23 +113,26 @@ def cellpose_type(
     training, validation = (examples_of(run, cases) for cases in run_cases(run, options.fold))
     started = time.monotonic()
     half = options.precision == "bf16"
+    lower = torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16, enabled=half)
     network, loss = train(training, steps, options.seed, options.optimizer, options.device, half)
     trained_s = time.monotonic() - started
     print(f"trained in {trained_s:.0f} s, mean loss of the last tenth {loss:.3f}")
     torch.save(network.state_dict(), out / "cellpose_type.pt")
-    size = fit_size(network, training, options.seed, options.device) if options.diameter == "estimate" else None
     usual, scores, off = mean_diameter(training), [], []
-    files = case_files(run)
-    started = time.monotonic()
+    files, started, size = case_files(run), time.monotonic(), None
+    if options.diameter == "estimate":
+        with lower:
+            size = fit_size(network, training, options.seed, options.device)
     for example in validation:
         diameter = usual
-        if size is not None:
-            diameter = estimate_diameter(network, size, example, options.device)
-        elif options.diameter == "label":
-            diameter = example.diameter or usual
+        with lower:
+            if size is not None:
+                diameter = estimate_diameter(network, size, example, options.device)
+            elif options.diameter == "label":
+                diameter = example.diameter or usual
+            ids = segment(network, example, diameter, mirrored=options.mirrored, device=options.device)
         if example.diameter is not None:
             off.append(abs(float(np.log2(diameter / example.diameter))))
-        ids = segment(network, example, diameter, mirrored=options.mirrored, device=options.device)
         geometry = open_image([Path(item) for item in files[example.case].images]).geometry
         write_segmentation(out / "predictions" / f"{example.case}.tif", ids[None], geometry)
         scores.append(score(example.case, example.ids, ids))
@@ -151,7 +154,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the network of Cellpose's type; batches of 8")
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     parser.add_argument("--diameter", choices=("estimate", "mean", "label"), default="estimate")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of its training")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of the network of Cellpose's type"
+    )
     parser.add_argument("--mirrored", action="store_true", help="average over mirror images in prediction")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -175,7 +180,9 @@ def main() -> None:
         more[f"  {name}, decoder as planned"] = "{:.0f} s + {:.0f} s".format(*fold_seconds(run, name, options.fold))
     other, other_more = cellpose_type(run, options, steps, out)
     print(f"\n{table({**rows, **other}, {**more, **other_more})}")
-    print(f"\nseconds: training + prediction of {len(run_cases(run, options.fold)[1])} validation images; files: {out}")
+    print(
+        f"\nseconds: training + prediction (with its estimate of sizes) of {len(run_cases(run, options.fold)[1])} validation images; files: {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ def plain_target(name: str, like: Configuration, labels: Labels) -> Target:
     """Make a target with what all targets know, and its defaults for the rest."""
     options = {key: value for key, value in like.target.options.items() if key in SHARED_OPTIONS}
     options.setdefault("dimensions", like.dimensions)
+    smallest = like.target.options.get("decode", {}).get("smallest")
+    if smallest is not None:
+        options["decode"] = {"smallest": smallest}  # every decoder drops what is smaller
     return Target(name=name, num_outputs=TARGETS[name].num_outputs(labels, options), options=options)
 
 

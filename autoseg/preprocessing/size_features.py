@@ -8,9 +8,10 @@ the others stay, and a sum of the first and any weighted others is a size that g
 
 Neither the sign nor the scale of the intensities matters: bright on dark is as dark on bright.
 
-Chosen on the 244 images of the Data Science Bowl 2018 (2026-11) by the standard deviation of ln(diameter / estimate), each
-image left out once: 0.19 for these eight lengths. Power spectra, autocorrelation, energies of differences of Gaussians,
-extrema in scale space, and runs above one threshold gave 0.20 to 0.38; two or three times as many lengths 0.16 to 0.17.
+Chosen on the 244 images of the Data Science Bowl 2018 (2026-11) by the standard deviation of ln(diameter / estimate),
+each image left out once: 0.18 to 0.19 for these eight lengths. Power spectra, autocorrelation, energies of differences
+of Gaussians, extrema in scale space, and runs above one threshold gave 0.20 to 0.40; twice as many lengths 0.16 to
+0.19.
 """
 
 import math
@@ -36,8 +37,8 @@ CLIP = (0.5, 99.5)
 
 SURROUNDINGS = 32
 """Deviation of the Gaussian, in voxels as read, whose blur is what a voxel is compared with. In voxels, because what is
-some hundred voxels across is mostly light and shade, or a cluster. The deviation above was 0.21, 0.19, 0.18, 0.20 with 16, 24,
-32, 48; 0.26 with none; 0.24 with four times the scale of the image's own detail, which would grow with the image."""
+some hundred voxels across is mostly light and shade, or a cluster. The deviation above was 0.21, 0.19, 0.18, 0.20 with
+16, 24, 32, 48; 0.26 with none; 0.24 with four times the scale of the image's own detail, which grows with the image."""
 
 REDUCED = 8
 """The surroundings are blurred on planes reduced by this factor."""

@@ -74,12 +74,14 @@ def test_a_configuration_inherits_and_is_fed(plain):
 
 
 def test_a_cascade_brings_the_weights_of_its_first_stage(plain):
+    plain.checkpoint["inference_allowed_mirroring_axes"] = None
     plain.write(("0", "1"))
     plan, weights = open_nnunet(plain.beside("2d_cascade").write())
     assert list(weights) == [("2d_cascade", 0), ("2d", 0), ("2d", 1)]
     assert weights["2d_cascade", 0]["encoder.0.0.conv.weight"].shape[1] == 4
     assert torch.equal(weights["2d", 1]["encoder.0.0.conv.weight"], plain.weights["encoder.0.0.conv.weight"])
-    assert plan.configuration("2d").training.mirror_axes == (0, 1)
+    axes = [item.training.mirror_axes for item in plan.configurations]
+    assert axes == [(), (1,)], "each as its own checkpoints say"
 
 
 def test_regions_and_ignore(plain):
@@ -149,6 +151,12 @@ def test_resampling_is_read(plain):
     assert found.anisotropy_threshold > 1e6
 
 
+def test_how_far_slices_lie_apart_is_read(plain):
+    for kind in ("data", "seg", "probabilities"):
+        plain.plans["configurations"]["2d"][f"resampling_fn_{kind}_kwargs"]["separate_z_anisotropy_threshold"] = 5
+    assert open_nnunet(plain.write())[0].configuration("2d").resampling == Resampling(anisotropy_threshold=5.0)
+
+
 def change(model, place, value):
     """Set what stands at a place such as ``plans.configurations.2d.batch_size``."""
     *path, last = place.split(".")
@@ -176,6 +184,8 @@ FAULTS = {
     "plans.configurations.2d.inherits_from": ("3d", "there is no configuration '3d'"),
     "plans.configurations.2d.previous_stage": ("2d_cascade", "previous_stage leads in a circle: 2d → 2d_cascade → 2d"),
     "plans.configurations": ({}, "there is no configuration '2d'"),
+    "plans.configurations.2d.preprocessor_name": ("Mine", "preprocessor Mine is not known"),
+    "plans.label_manager": ("Mine", "label manager Mine is not known"),
     "plans.dataset_name": (None, "'dataset_name' is missing in its plans"),
     "plans.transpose_forward": ([0, 0, 1], "is no permutation"),
     "dataset.labels": (None, "dataset.json has no labels"),

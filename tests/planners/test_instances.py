@@ -177,7 +177,7 @@ def rescaled(fingerprint: Fingerprint) -> Fingerprint:
         cases=tuple(CaseObjects(count=9, diameter_mm=value) for value in diameters),
         diameters_mm=(10.0, 20.0, 80.0),
     )
-    features = tuple((value**0.5, 1.0) for value in diameters)
+    features = tuple((float(np.log(value)), 1.0) for value in diameters)  # the first is a logarithm of a length
     return dataclasses.replace(fingerprint, instances=stats, size_features=features)
 
 
