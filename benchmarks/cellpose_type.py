@@ -180,9 +180,8 @@ def main() -> None:
         more[f"  {name}, decoder as planned"] = "{:.0f} s + {:.0f} s".format(*fold_seconds(run, name, options.fold))
     other, other_more = cellpose_type(run, options, steps, out)
     print(f"\n{table({**rows, **other}, {**more, **other_more})}")
-    print(
-        f"\nseconds: training + prediction (with its estimate of sizes) of {len(run_cases(run, options.fold)[1])} validation images; files: {out}"
-    )
+    count = len(run_cases(run, options.fold)[1])
+    print(f"\nseconds: training + prediction (with estimates of sizes) of {count} validation images; files: {out}")
 
 
 if __name__ == "__main__":

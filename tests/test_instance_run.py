@@ -216,8 +216,9 @@ def test_killed_while_choosing_and_started_again_gives_the_same(
 def test_touching_ellipsoids_in_thick_slices_are_found(tmp_path: Path) -> None:
     """3D, slices four times as far apart as their pixels: AP at an IoU of 0.5 of at least 0.9, out of fold and new."""
     dataset = make_object_dataset(tmp_path / "ellipsoids", scene=THICK_SLICES, num_cases=20, num_tests=4)
-    narrow = ["--set", "*.architecture.stages[0].features=16", "--set", "*.architecture.stages[1].features=32"]
-    length = ["--epochs", "10", "--steps-per-epoch", "40", "--folds", "0", "--budget", "2GB"]
+    features = enumerate((8, 16, 32, 64, 64))
+    narrow = [item for place, size in features for item in ("--set", f"*.architecture.stages[{place}].features={size}")]
+    length = ["--epochs", "8", "--steps-per-epoch", "25", "--folds", "0", "--budget", "2GB"]
     assert main(["run", str(dataset), "--out", str(tmp_path / "run"), *length, *narrow, *CPU]) == 0
     run = RunFolder(tmp_path / "run")
     plan = run.read(Plan, run.plan_file)

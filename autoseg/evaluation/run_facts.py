@@ -12,7 +12,7 @@ from autoseg.evaluation.postprocessing import Postprocessing
 from autoseg.evaluation.selection import Choice
 from autoseg.run_folder import RunFolder, RunRecord, records_from
 from planners import records
-from planners.plan import GIGABYTE, Configuration, Plan
+from planners.plan import GIGABYTE, Configuration, Plan, Training
 
 ALL_DATA = "all-data"
 NOT_ASKED = {"name", "median_shape", "estimated_bytes"}
@@ -124,6 +124,11 @@ def facts_of_run(run: RunFolder, makers: Makers | None = None) -> RunFacts:
         out_of_fold=makers is not None and makers.out_of_fold,
         notes=tuple(notes),
     )
+
+
+def training_facts() -> frozenset[str]:
+    """Name the facts that say how networks were trained: of networks of other programs they are not known."""
+    return frozenset(_title(f"training.{path}") for path in _flat(records.to_json(Training()))) | {"epochs done"}
 
 
 def _of_plan(plan: Plan) -> dict[str, str]:

@@ -12,6 +12,7 @@ anything is read; a name that is none of these is refused. Equal models are equa
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import re
@@ -35,6 +36,7 @@ WEIGHTS = re.compile(r"folds/[^/\\]+/fold_[^/\\]+/(weights_last\.safetensors|con
 
 MOST_MANIFEST_BYTES = 10**7  # assumption: thousands of folds
 PART_BYTES = 2**24
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: equal models are equal files
 
 
@@ -118,13 +120,16 @@ def unpack(bundle: Path, folder: Path) -> RunFolder:
     Raises:
         ModelError: it is no bundle, of a newer version, damaged, or holds what does not belong into one. Nothing but
             files that the manifest names, of the sizes it names, is ever written.
+        OSError: there is no room in the folder.
     """
     try:
         with zipfile.ZipFile(bundle) as archive:
             manifest = _manifest(archive, bundle)
             for name, file in manifest.files.items():
                 _unpack_file(archive, name, file, folder / name, bundle)
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as fault:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as fault:
+        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+            raise  # the bundle is well
         raise ModelError(f"{bundle} cannot be read as a bundle: {fault}. Copy the file anew") from fault
     return RunFolder(folder)
 
@@ -182,12 +187,12 @@ def _manifest(archive: zipfile.ZipFile, bundle: Path) -> Manifest:
     strange += sorted(set(entries) ^ {MANIFEST, *manifest.files})
     if strange or len(entries) != len(archive.infolist()):
         raise ModelError(f"{bundle} holds or names {strange[:1] or ['a file twice']}, which belongs into no bundle")
-    if sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size:
-        raise ModelError(f"{bundle} holds files that lie over one another, or is cut short. Copy the file anew")
     for name, file in manifest.files.items():
         entry = entries[name]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != file.num_bytes:
             raise ModelError(f"{bundle}: {name} is not of the size or kind that {MANIFEST} names. Copy the file anew")
+    if sum(entry.file_size for entry in archive.infolist()) > bundle.stat().st_size:
+        raise ModelError(f"{bundle} holds files that lie over one another, or is cut short. Copy the file anew")
     return manifest
 
 

@@ -20,7 +20,6 @@ from autoseg.data.io import (
     write_segmentation,
 )
 from autoseg.errors import ImageError, OptionError, RunFolderError
-from autoseg.evaluation.run_facts import facts_of_run
 from autoseg.inference.confidence import ConfidenceWatcher
 from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart, Slab, check_probabilities
 from autoseg.inference.instances import classes_file
@@ -176,7 +175,7 @@ class FolderJob:
             networks=self.predictor.selection.name,
             labels={item.name: item.value for item in self.predictor.plan.labels.classes},
             instances=self.instances,
-            facts=facts_of_run(self.predictor.run).facts,
+            facts=self.predictor.opened.facts(),
         )
         whose = self._other_model(wanted)
         if whose is not None:

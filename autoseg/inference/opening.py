@@ -13,13 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg.errors import AutosegError, ModelError
+from autoseg.evaluation.run_facts import facts_of_run, training_facts
+from autoseg.evaluation.selection import Choice
 from autoseg.inference.bundle import ENDING, is_bundle, unpack
 from autoseg.inference.model import Selection, open_run, select
-from autoseg.interop.as_run import write_as_run
+from autoseg.interop.as_run import AS_TRAINED, write_as_run
 from autoseg.interop.nnunet import is_nnunet
 from autoseg.run_folder import RunFolder
 from planners.plan import Plan
 from planners.records import PlanError, RecordError
+
+KNOWN = {"mirrored axes", "batch dice"}
+"""What the files of nnU-Net say of a training."""
 
 NO_CONFIDENCE = "the model was shared without its calibration (confidence.json): no Dice is predicted"
 
@@ -55,6 +60,11 @@ class OpenedModel:
             _, plan = open_run(self.run.root)
             selection = select(self.run, plan)
         return plan, replace(selection, because=self.because) if self.because else selection
+
+    def facts(self) -> dict[str, str]:
+        """Say what predictions depend on, by name. How nnU-Net trained is not known: the plan names our own recipe."""
+        unknown = training_facts() - KNOWN if self.because else frozenset()
+        return {name: text for name, text in facts_of_run(self.run).facts.items() if name not in unknown}
 
     @contextlib.contextmanager
     def naming(self) -> Iterator[None]:
@@ -94,6 +104,8 @@ def _open_elsewhere(path: Path) -> OpenedModel:
             run = unpack(path, folder)
             notes = () if run.confidence_file.exists() else (NO_CONFIDENCE,)
             opened = OpenedModel(path, run, notes=notes)
+            with opened.naming():
+                opened.because = _because(run)
         else:
             made = write_as_run(path, folder)
             opened = OpenedModel(path, made.run, made.because, made.notes)
@@ -107,6 +119,12 @@ def _open_elsewhere(path: Path) -> OpenedModel:
         raise
     weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
     return opened
+
+
+def _because(run: RunFolder) -> str:
+    """Say what segments where the choice is none of ours, but a model of nnU-Net's that was shared as a bundle."""
+    reasons = run.read(Choice, run.choice_file).reasons if run.choice_file.exists() else ()
+    return next((reason.because for reason in reasons if reason.rule == AS_TRAINED), "")
 
 
 def _check_run(folder: Path) -> None:

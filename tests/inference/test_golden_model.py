@@ -15,6 +15,7 @@ from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.data.io import open_image, open_label
 from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.predictor import predict_folder
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
 from autoseg.interop import NnunetWeights, open_nnunet
 from autoseg.networks import build_network, put_weights
@@ -111,3 +112,13 @@ def test_all_cases(compare) -> None:
     counts = np.array([compare(case, "mirrored") for case in CASES])
     different, voxels = counts.sum(axis=0)
     assert different <= (1 - AGREEMENT) * voxels
+
+
+@pytest.mark.slow
+def test_predict_opens_the_model_folder(golden: Path, images: Path, tmp_path: Path) -> None:
+    written = predict_folder(golden / "model", images, tmp_path, device="cpu")
+    assert [path.name for path in written] == [f"{case}.nii.gz" for case in CASES]
+    pairs = [
+        (open_label(path).read()[0], open_label(golden / "segmentations" / path.name).read()[0]) for path in written
+    ]
+    assert sum((ours != theirs).sum() for ours, theirs in pairs) <= 1e-4 * sum(theirs.size for _, theirs in pairs)

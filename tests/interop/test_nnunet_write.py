@@ -10,6 +10,7 @@ import torch
 
 from autoseg.errors import ModelError, OptionError
 from autoseg.interop import open_nnunet
+from autoseg.interop.nnunet import _load
 from autoseg.interop.nnunet_describe import changed_values, describe_dataset, describe_plans, heads_of, reader_of
 from autoseg.interop.nnunet_names import their_weights
 from autoseg.interop.nnunet_write import TrainedConfiguration, write_nnunet
@@ -135,7 +136,7 @@ def regions(plain) -> tuple[Plan, dict]:
 def test_regions_are_painted_in_the_order_of_the_outputs(regions, tmp_path):
     plan, weights = regions
     assert heads_of(plan, plan.configurations[0]) == (1, 0)
-    (folder,) = write_nnunet(plan, trained(plan, weights, ["2d"]), tmp_path, ".nii.gz")
+    (folder,) = write_nnunet(plan, trained(plan, weights, ["2d"]), tmp_path / "out", ".nii.gz")
     dataset = json.loads((folder / "dataset.json").read_text())
     assert list(dataset["labels"].items()) == [("background", 0), ("whole", [1, 2]), ("tip", 2)]
     assert dataset["regions_class_order"] == [1, 2]
@@ -159,11 +160,8 @@ def test_values_become_consecutive_and_that_is_said(regions):
         "file_ending": ".png",
     }
     assert "hold 1 for 7, 2 for 3" in changed_values(plan.labels)
-    assert not changed_values(
-        dataclasses.replace(
-            plan.labels, classes=plan.labels.classes[:1] * 1 + (LabelClass(name="x", value=1),), regions=()
-        )
-    )
+    consecutive = tuple(LabelClass(name=name, value=value) for value, name in enumerate(("air", "rim")))
+    assert not changed_values(Labels(classes=consecutive, ignore=2))
 
 
 def test_readers(regions):
@@ -238,3 +236,16 @@ def test_a_folder_that_is_there_is_left_alone(plain, tmp_path):
     with pytest.raises(OptionError, match="is there already"):
         write_nnunet(plan, trained(plan, weights, ["2d"]), tmp_path / "out", ".nii.gz")
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.data
+def test_the_kept_model_there_and_back(golden_folder, tmp_path):
+    file = Path("fold_0") / "checkpoint_final.pth"
+    model = golden_folder / "nnunet_hippocampus" / "model"
+    plan, weights = open_nnunet(model)
+    (folder,) = write_nnunet(plan, trained(plan, weights, ["3d_fullres"]), tmp_path, ".nii.gz")
+    theirs, ours = (_load(place / file)["network_weights"] for place in (model, folder))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    written, kept = (json.loads((place / "plans.json").read_text())["configurations"] for place in (folder, model))
+    assert {**written["3d_fullres"], "data_identifier": ""} == {**kept["3d_fullres"], "data_identifier": ""}
