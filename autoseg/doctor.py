@@ -108,7 +108,7 @@ def _dataset(record: RunRecord) -> list[Finding]:
     missing = [
         path
         for case in record.cases
-        for path in (*case.images, *([case.label] if case.label else ()))
+        for path in (*case.images, *(path for path in (case.label, case.classes) if path))
         if not Path(path).exists()
     ]
     if not missing:
@@ -122,6 +122,7 @@ def _records(run: RunFolder) -> Iterator[Finding]:
     from autoseg.data.check import CheckResult
     from autoseg.data.splits import Splits
     from autoseg.evaluation.confidence import Confidence
+    from autoseg.evaluation.instance_results import InstanceResults
     from autoseg.evaluation.metric_records import MetricTable
     from autoseg.evaluation.overlap import Scores
     from autoseg.evaluation.selection import Choice
@@ -137,9 +138,13 @@ def _records(run: RunFolder) -> Iterator[Finding]:
         run.scores_file: Scores,
         run.metrics_file: MetricTable,
         run.confidence_file: Confidence,
+        run.instances_file: InstanceResults,
     }
+    needless = _of_other_task(run)
     for path, kind in kinds.items():
         if not path.exists():
+            if path in needless:
+                continue
             yield Finding(title=path.name, text="not there yet")
             continue
         try:
@@ -152,6 +157,17 @@ def _records(run: RunFolder) -> Iterator[Finding]:
         faults = [row for row in map(_row, lines) if row.get("event") in ("stop", "fault")]
         if faults:
             yield Finding(title="log.jsonl", text=f"{len(faults)} stops, the last: {json.dumps(faults[-1])[:200]}")
+
+
+def _of_other_task(run: RunFolder) -> tuple[Path, ...]:
+    """Name the records that a run of this task never writes: those of objects, or those of classes alone."""
+    from planners.plan import Plan
+
+    try:
+        tells_apart = bool(run.read(Plan, run.plan_file).labels.instance_classes)
+    except (AutosegError, RecordError, PlanError):  # it is not there yet, or damaged, which is said elsewhere
+        tells_apart = False
+    return (run.metrics_file, run.confidence_file) if tells_apart else (run.instances_file,)
 
 
 def _row(line: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.dataset import DatasetSource
-from autoseg.data.instance_labels import AUTO, TASKS
+from autoseg.data.tasks import AUTO, TASKS
 from autoseg.errors import OptionError
 from autoseg.extensions import find
 from planners.plan import GIGABYTE

@@ -67,7 +67,7 @@ def run(source: DatasetSource, options: RunOptions) -> RunFolder:
     }
     with lock(work.run.root / ".lock"):
         say(f"{dataset.name}: {len(dataset.cases)} cases → {work.run.root}")
-        open_record(dataset, options, work.run)
+        work = dataclasses.replace(work, dataset=open_record(dataset, options, work.run))
         started = time.monotonic()
         for number, (name, stage) in enumerate(stages.items(), start=1):
             say(f"[{number}/{len(stages)}] {name}")
@@ -151,9 +151,12 @@ def _splits(work: Work) -> Splits:
 
 def _preprocess(work: Work) -> None:
     from autoseg.preprocessing.populate import populate_store, store_name
+    from autoseg.targets import make_target
 
     plan = work.plan
     names = dict.fromkeys(name for name, _ in _trainings(work))
+    for item in map(plan.configuration, names):
+        make_target(item.target, plan.labels, item.training)  # an option that is none stops here, not after training
     for name in dict.fromkeys(store_name(plan, name) for name in names):
         populate_store(work.dataset, plan, plan.configuration(name), work.run.store(name))
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from autoseg.errors import OptionError, RunFolderError
 from autoseg.extensions import find
@@ -21,7 +22,9 @@ from planners.plan import MemoryBudget, Plan, Reason
 from planners.transfer import adapt_labels, carry, fine_tune, is_flat, own_axis_order, renew_warm_up
 
 WRITTEN = "plan.json as written"
-LATER_FACTS = ("instances", "size_features")  # not digested where there are none: older runs knew none
+LATER_FACTS: dict[str, Any] = {"instances": None, "size_features": []}
+"""Facts that fingerprints have got later, and what they are where there are none: not digested then, so that older runs
+of classes keep their plan."""
 BY_HAND = Reason(about="plan.json", rule="user", because="edited by hand after it was written")
 
 
@@ -71,7 +74,7 @@ def make_plan(fingerprint: Fingerprint, options: RunOptions, model: Model | None
     elif options.like is not None:
         plan = carry(read_plan_of(options.like), fingerprint, memory_budget(options))
     elif model is not None:
-        plan = carry(model.plan, fingerprint, memory_budget(options), keep_intensities=True)
+        plan = carry(model.plan, fingerprint, memory_budget(options), is_trained=True)
     else:
         plan = find(PLANNERS, "planner", options.planner)(fingerprint, memory_budget(options))
     if model is not None:
@@ -249,10 +252,7 @@ def _source(fingerprint: Fingerprint, options: RunOptions, model: Model | None) 
     named = identity_json(records_from(Plan, options.plan)) if options.plan is not None else None
     facts = records.to_json(fingerprint)
     del facts["image_percentiles"]  # no planner looks at them
-    for name, nothing in (
-        ("instances", None),
-        ("size_features", []),
-    ):  # so older runs of semantic tasks keep their plan
+    for name, nothing in LATER_FACTS.items():
         if facts[name] == nothing:
             del facts[name]
     parts = [facts, memory_budget(options), options.planner, list(options.settings), named]

@@ -1,5 +1,6 @@
 """``run.json`` at the start of a run: where its data is, what was asked, which versions and hardware made it."""
 
+import dataclasses
 import datetime
 import os
 import platform
@@ -7,23 +8,30 @@ from importlib import metadata
 from pathlib import Path
 
 from autoseg.data.dataset import Case, Dataset
+from autoseg.data.instance_labels import OBJECT_LABELS
+from autoseg.data.tasks import AUTO, INSTANCE, SEMANTIC
 from autoseg.errors import RunFolderError
 from autoseg.jobs import visible_gpus
 from autoseg.options import RunOptions
 from autoseg.progress import say
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
 from planners import records
+from planners.plan import Plan
 
 PACKAGES = ("torch", "numpy", "scipy", "SimpleITK")
 """Packages whose version may change a result."""
 
 
-def open_record(dataset: Dataset, options: RunOptions, run: RunFolder) -> None:
+def open_record(dataset: Dataset, options: RunOptions, run: RunFolder) -> Dataset:
     """Make ``run.json``, or see that it belongs to this dataset and bring its files and options up to date.
+
+    Returns:
+        The dataset; where nobody says what its labels are, they are what the folder's plan takes them for.
 
     Raises:
         RunFolderError: the folder was made from another dataset, or planned for another task.
     """
+    dataset = _as_planned(dataset, run)
     files = {
         "name": dataset.name,
         "dataset": str(dataset.root.resolve()),
@@ -36,22 +44,33 @@ def open_record(dataset: Dataset, options: RunOptions, run: RunFolder) -> None:
     if not run.run_file.exists():
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         run.write(RunRecord(started=now, versions=_versions(), hardware=_hardware(), **files), run.run_file)
-        return
+        return dataset
     found = run.read(RunRecord, run.run_file).dataset
     if found != files["dataset"]:
         raise RunFolderError(f"{run.root} was made from {found}, not from {files['dataset']}. Give another --out")
-    _check_task(run, dataset.task)
     run.change_record(**files)
     say("  this folder was used before; what is done is kept")
+    return dataset
 
 
-def _check_task(run: RunFolder, task: str) -> None:
-    """Refuse to go on with another task than a plan was made for, where somebody had said which."""
-    before = run.read(RunRecord, run.run_file).options.get("task", "auto")
-    if before not in (task, "auto") and run.plan_file.exists():
-        raise RunFolderError(
-            f"{run.root} was planned for the task {before}, not {task}. Give --task {before} again, or another --out"
-        )
+def _as_planned(dataset: Dataset, run: RunFolder) -> Dataset:
+    """Settle the task of undeclared labels as the folder's plan has it, and refuse another task than the plan's."""
+    if not run.plan_file.exists():
+        return dataset
+    planned = INSTANCE if run.read(Plan, run.plan_file).labels.instance_classes else SEMANTIC
+    if dataset.task == AUTO:
+        labels = OBJECT_LABELS if planned == INSTANCE else dataset.labels
+        return dataclasses.replace(dataset, task=planned, labels=labels)
+    if dataset.task != planned:
+        raise RunFolderError(f"{run.root} was planned for the task {planned}, not {dataset.task}. {_BACK[planned]}")
+    return dataset
+
+
+_BACK = {
+    SEMANTIC: "Take instances out of dataset.json and leave --task instance out to go on, or give another --out",
+    INSTANCE: "Declare instances in dataset.json, or leave --task semantic out, to go on; or give another --out",
+}
+"""How to come back to the task that a folder was planned for. ``--task`` does not overrule ``dataset.json``."""
 
 
 def _files(case: Case) -> CaseFiles:

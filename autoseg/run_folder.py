@@ -186,7 +186,10 @@ class RunFolder:
 
     @property
     def out_of_fold(self) -> Path:
-        """Folder of the out-of-fold predictions of a chosen ensemble; those of one configuration lie in its folds."""
+        """Folder of the out-of-fold predictions of what was chosen, where it is an ensemble or tells objects apart.
+
+        Those of a single configuration that segments classes lie in its folds.
+        """
         return self.root / "out_of_fold"
 
     @property
@@ -224,6 +227,9 @@ class RunFolder:
 
     def fold(self, configuration: str, fold: int | str) -> FoldFolder:
         """Files of one fold; ``fold`` is its number, or ``all-data``."""
+        for name in (configuration, str(fold)):
+            if not records.is_file_name(name):
+                raise RunFolderError(f"{self.root} names the fold {records.shown(name)}, which cannot be a folder")
         return FoldFolder(self.root / "folds" / configuration / f"fold_{fold}")
 
     def is_begun(self, configuration: str) -> bool:
@@ -262,11 +268,13 @@ def records_from(record_type: type[Record], path: Path) -> Record:
         RunFolderError: the file is missing, no JSON, or does not fit the record; the message names the place.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = records.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise RunFolderError(f"{path} does not exist. Give a run folder, or run the step that makes it") from fault
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+    except UnicodeDecodeError as fault:
         raise RunFolderError(f"{path} is not JSON: {fault}. Correct it, or delete it to have it made again") from fault
+    except records.RecordError as fault:
+        raise RunFolderError(f"{path} {fault}. Correct it, or delete it to have it made again") from fault
     except OSError as fault:
         raise RunFolderError(f"{path} cannot be read: {fault.strerror}") from fault
     try:
@@ -316,6 +324,10 @@ class CaseFiles:
     group: str | None = None
     annotated_classes: tuple[int, ...] | None = None
     classes: str | None = None
+
+    def __post_init__(self) -> None:
+        if not records.is_file_name(self.id):
+            raise records.RecordError(f"a case is named {records.shown(self.id)}; files are named after it")
 
 
 @dataclass(frozen=True, kw_only=True)

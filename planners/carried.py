@@ -39,9 +39,19 @@ class Carried:
         return replace(self, remarks=(*self.remarks, (field, text)))
 
 
-def carry_configuration(item: Configuration, plan: Plan, fingerprint: Fingerprint) -> Carried:
-    """Carry a configuration of a plan to a dataset. Its estimated bytes are left at 0, to be predicted anew."""
-    carried = _give_shapes(_give_objects(Carried(item), plan, fingerprint), plan, fingerprint)
+def carry_configuration(
+    item: Configuration, plan: Plan, fingerprint: Fingerprint, *, is_trained: bool = False
+) -> Carried:
+    """Carry a configuration of a plan to a dataset. Its estimated bytes are left at 0, to be predicted anew.
+
+    Args:
+        item: one of the plan's.
+        plan: where it comes from.
+        fingerprint: of the dataset.
+        is_trained: its network will be used, which expects objects of the size that it was trained with.
+    """
+    carried = _give_objects(Carried(item), plan, fingerprint, is_trained=is_trained)
+    carried = _give_shapes(carried, plan, fingerprint)
     carried = _give_channels(carried, plan, fingerprint)
     carried = give_labels(carried, plan.labels, fingerprint.labels)
     carried = mirror(carried, plan, fingerprint)
@@ -54,18 +64,23 @@ def carry_configuration(item: Configuration, plan: Plan, fingerprint: Fingerprin
     return _remark_on_patch(_remark_on_spacing(carried, plan, fingerprint), plan)
 
 
-def _give_objects(carried: Carried, plan: Plan, fingerprint: Fingerprint) -> Carried:
+def _give_objects(carried: Carried, plan: Plan, fingerprint: Fingerprint, *, is_trained: bool) -> Carried:
     """Decide anew what depends on the objects: the common size, and a target's options; a user's own stay."""
     if not fingerprint.labels.instance_classes:
         return carried
     item, place = carried.item, f"{carried.item.name}.target.options."
-    stats, scaling = stats_of(fingerprint), fit_scaling(fingerprint)
-    sizes = object_sizes(stats, item.spacing_mm, scaling.value)
+    stats, fitted = stats_of(fingerprint), fit_scaling(fingerprint)
+    about = f"{item.name}.scaling"
+    asked = any(r.rule == "user" and (r.about == about or r.about.startswith(f"{about}.")) for r in plan.reasons)
+    scaling = item.scaling if asked or is_trained else fitted.value
+    sizes = object_sizes(stats, item.spacing_mm, scaling)
     kept = [r.about.removeprefix(place) for r in plan.reasons if r.rule == "user" and r.about.startswith(place)]
     target = renew_options(item.target, sizes, kept)
-    if scaling.value != item.scaling:
-        because = f"for {fingerprint.dataset}: {scaling.because}"
-        carried = carried.change("scaling", because, scaling=scaling.value)
+    if scaling != item.scaling:
+        carried = carried.change("scaling", f"for {fingerprint.dataset}: {fitted.because}", scaling=scaling)
+    elif scaling != fitted.value:
+        why = "as the user chose" if asked else "as the network was trained"
+        carried = carried.remark("scaling", f"kept, {why}; planned anew: {fitted.because}")
     for option in sorted(set(target.options) - {"decode"}):
         if target.options[option] != item.target.options.get(option):
             because = f"for the objects of {fingerprint.dataset}: median diameter {sizes.median:.3g} voxels"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planners.decision import Decision, assemble, cases, percent
-from planners.diameter import fit_scaling, scale_of
+from planners.diameter import scale_of
 from planners.fingerprint import Fingerprint, InstanceStats
 from planners.instances import (
     COMMON_OPTIONS,
@@ -25,6 +25,7 @@ from planners.instances import (
 from planners.labels import Labels
 from planners.memory import configuration_bytes, explain_bytes
 from planners.plan import Configuration, MemoryBudget, Reason, SizeScaling, Target
+from planners.possible import check_options
 from planners.records import PlanError
 
 Explained = tuple[Configuration, tuple[Reason, ...]]
@@ -67,18 +68,20 @@ class InstanceTask:
         return max(candidate.target.num_outputs for candidate in self.candidates)
 
 
-def plan_instances(fingerprint: Fingerprint, spacing_mm: Sequence[float]) -> InstanceTask:
+def plan_instances(
+    fingerprint: Fingerprint, spacing_mm: Sequence[float], scaling: Decision[SizeScaling | None]
+) -> InstanceTask:
     """Choose the targets for a dataset with instances.
 
     Args:
         fingerprint: with ``instances``.
         spacing_mm: of the configurations, two or three entries, in the plan's axis order.
+        scaling: whether images are brought to a common diameter (``planners.diameter.fit_scaling``).
 
     Raises:
         PlanError: nothing is known of the objects.
     """
     stats = stats_of(fingerprint)
-    scaling = fit_scaling(fingerprint)
     sizes = object_sizes(stats, spacing_mm, scaling.value)
     chosen = choose_targets(stats, sizes)
     candidates = tuple(_candidate(name, chosen, sizes, fingerprint.labels) for name in chosen.names)
@@ -216,6 +219,8 @@ def _check_options(item: Configuration) -> None:
         raise PlanError(
             f"{item.name}.target.options.dimensions is {options['dimensions']}; the configuration has {item.dimensions}"
         )
+    if name in KNOWN_OPTIONS:
+        check_options(options, item.dimensions, f"{item.name}.target.options.{{}}")
 
 
 def _candidate(name: str, chosen: Chosen, sizes: ObjectSizes, labels: Labels) -> InstanceCandidate:

@@ -7,8 +7,8 @@ peak. They inform (every plan prints them) and guard (the step down to what fits
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from planners.decision import Decision, byte_size
@@ -24,6 +24,16 @@ the step."""
 BYTES_UPDATING = 4 * SINGLE
 """Per parameter while the optimizer updates: weight, momentum, gradient, and the gradient with its weight decay, which
 ``torch.optim.SGD`` makes for all parameters at once (foreach; PyTorch 2.13 on CUDA)."""
+
+
+BYTES_OF_MAPS: dict[str, Callable[[int], int]] = {
+    "foreground": lambda outputs: INTEGER,
+    "boundary": lambda outputs: INTEGER + SINGLE,
+    "flow": lambda outputs: outputs * SINGLE,
+    "affinity": lambda outputs: outputs * (SINGLE + 1),
+}
+"""Per voxel of an output, what targets of objects make of a label: indices or a number per output, and weights (of
+``affinity`` a yes or no per output). Classes and ids are two layers of up to four bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +114,7 @@ def step_bytes(
 
 def configuration_bytes(item: Configuration, *, half: bool = True, scratch: bool = True) -> StepBytes:
     """Predict the training step of a configuration as it is. Arguments and errors as for :func:`step_bytes`."""
-    return step_bytes(
+    step = step_bytes(
         item.architecture,
         item.patch_size,
         item.batch_size,
@@ -113,6 +123,17 @@ def configuration_bytes(item: Configuration, *, half: bool = True, scratch: bool
         half=half,
         scratch=scratch,
     )
+    return replace(step, loss=step.loss + _bytes_of_objects(item))
+
+
+def _bytes_of_objects(item: Configuration) -> int:
+    """Give what a target of objects holds all the time beyond one of classes: layers of ids, its maps and weights."""
+    per_voxel = BYTES_OF_MAPS.get(item.target.name)
+    if per_voxel is None:
+        return 0
+    voxels = item.batch_size * math.prod(item.patch_size)
+    placed = sum(voxels // math.prod(output.stride) for output in item.architecture.outputs)
+    return voxels * (2 * SINGLE - SHORT) + placed * (per_voxel(item.target.num_outputs) - INTEGER)
 
 
 def explain_bytes(step: StepBytes, budget: MemoryBudget) -> Decision[int]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from planners.fingerprint import Channel, Shape
 from planners.labels import Labels
-from planners.possible import check_architecture, check_training
-from planners.records import PlanError
+from planners.possible import check_architecture, check_scaling, check_training
+from planners.records import PlanError, is_file_name, shown
 
 FORMAT = 1
 """Version of the plan's JSON. A change of meaning raises it, and brings a function that upgrades the one before."""
@@ -339,6 +339,8 @@ def _check_previous(item: Configuration, plan: Plan) -> None:
 
 
 def _check_configuration(item: Configuration) -> None:
+    if not is_file_name(item.name):
+        raise PlanError(f"a configuration is named {shown(item.name)}; folders are named after it. Choose letters")
     dimensions = item.architecture.dimensions
     if dimensions not in (2, 3):
         raise PlanError(f"{item.name}.architecture.dimensions is {dimensions}; must be 2 or 3")
@@ -351,6 +353,8 @@ def _check_configuration(item: Configuration) -> None:
         raise PlanError(f"{item.name}.batch_size is {item.batch_size}; must be at least 1")
     check_architecture(item.architecture, f"{item.name}.architecture")
     check_training(item.training, dimensions, f"{item.name}.training")
+    if item.scaling is not None:
+        check_scaling(item.scaling, f"{item.name}.scaling")
     for axis in range(dimensions):
         divisor = math.prod(stage.stride[axis] for stage in item.architecture.stages)
         size = item.patch_size[axis]

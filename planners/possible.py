@@ -1,11 +1,13 @@
-"""What makes the parts of a plan possible: the checks of a network and of a training. They never repair."""
+"""What makes the parts of a plan possible: network, training, scaling, options of targets. Checks never repair."""
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from planners.records import PlanError
 
 if TYPE_CHECKING:
-    from planners.plan import Architecture, Training
+    from planners.plan import Architecture, SizeScaling, Training
 
 
 def check_architecture(network: "Architecture", place: str) -> None:
@@ -52,6 +54,58 @@ def check_training(training: "Training", dimensions: int, place: str) -> None:
     _check_mirroring(training, dimensions, place)
     if training.patience is not None and training.patience < 1:
         raise PlanError(f"{place}.patience is {training.patience}; must be at least 1, or null")
+
+
+def check_scaling(scaling: "SizeScaling", place: str) -> None:
+    """Check what makes a scaling to a common diameter possible; ``place`` is where its record stands in the plan.
+
+    Raises:
+        PlanError: it is none.
+    """
+    for name in ("diameter_mm", "least", "most"):
+        if not is_above_zero(getattr(scaling, name)):
+            raise PlanError(f"{place}.{name} is {getattr(scaling, name)}; must be a number above 0")
+    if scaling.least > scaling.most:
+        raise PlanError(f"{place}.least is {scaling.least}, above {place}.most ({scaling.most})")
+    if not scaling.weights or not all(math.isfinite(weight) for weight in scaling.weights):
+        raise PlanError(f"{place}.weights is {list(scaling.weights)}; needs a constant and a number per size feature")
+
+
+def check_options(options: Mapping[str, Any], dimensions: int, place: str) -> None:
+    """Check the values of what targets of objects may be told; which of it a target knows, it says itself.
+
+    Args:
+        options: of the target.
+        dimensions: 2 or 3.
+        place: how an option is called in a message, with ``{}`` for its name.
+
+    Raises:
+        PlanError: a value is impossible.
+    """
+    for name in ("diameter", "width", "weight"):
+        if not is_above_zero(options.get(name, 1)):
+            raise PlanError(f"{place.format(name)} is {options[name]!r}; give a number above 0")
+    spacing = options.get("spacing", [1] * dimensions)
+    if not isinstance(spacing, list | tuple) or len(spacing) != dimensions or not all(map(is_above_zero, spacing)):
+        raise PlanError(f"{place.format('spacing')} is {spacing!r}; give {dimensions} numbers above 0")
+    if not isinstance(options.get("dense", False), bool):
+        raise PlanError(f"{place.format('dense')} is {options['dense']!r}; give true or false")
+    decode = options.get("decode", {})
+    if not isinstance(decode, Mapping):
+        raise PlanError(f'{place.format("decode")} is {decode!r}; give settings by name, like {{"smallest": 20}}')
+    for name, value in decode.items():
+        if not is_number(value):
+            raise PlanError(f"{place.format(f'decode.{name}')} is {value!r}; give a number")
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value of a plan is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_above_zero(value: Any) -> bool:
+    """Tell whether a value of a plan is a finite number above 0."""
+    return is_number(value) and value > 0
 
 
 def _check_mirroring(training: "Training", dimensions: int, place: str) -> None:

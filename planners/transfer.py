@@ -31,7 +31,7 @@ FINE_TUNING_WARM_UP = (50, 1000)
 warms up for the same part of it."""
 
 
-def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_intensities: bool = False) -> Plan:
+def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, is_trained: bool = False) -> Plan:
     """Carry a plan to another dataset.
 
     Args:
@@ -39,8 +39,8 @@ def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_in
         fingerprint: of the dataset that it shall serve.
         budget: memory there is now. Patch and batch are not fitted to it; where they are too large, the reason says
             what would fit.
-        keep_intensities: normalize channels of equal name by the plan's intensities instead of the new ones: what a
-            network that was trained with them expects.
+        is_trained: keep what a network expects that was trained by the plan: channels of equal name are normalized by
+            the plan's intensities instead of the new ones, objects brought to the plan's size.
 
     Returns:
         The plan for the new dataset. Weights that the old one started from, and frozen parts, are not carried.
@@ -52,8 +52,8 @@ def carry(plan: Plan, fingerprint: Fingerprint, budget: MemoryBudget, *, keep_in
     _check_same_task(plan, fingerprint)
     plan, turned = _turn_to_slices(plan, fingerprint)
     kept, left_out = _suitable(plan, fingerprint)
-    channels, about_channels = _carry_channels(plan, fingerprint, keep_intensities=keep_intensities)
-    carried = [carry_configuration(item, plan, fingerprint) for item in kept]
+    channels, about_channels = _carry_channels(plan, fingerprint, is_trained=is_trained)
+    carried = [carry_configuration(item, plan, fingerprint, is_trained=is_trained) for item in kept]
     new = Plan(
         dataset=fingerprint.dataset,
         planner=plan.planner,
@@ -169,14 +169,12 @@ def is_flat(fingerprint: Fingerprint) -> bool:
     return shape[axis_order(spacing).value[0]] == 1
 
 
-def _carry_channels(
-    plan: Plan, fingerprint: Fingerprint, *, keep_intensities: bool
-) -> tuple[tuple[Channel, ...], Reason]:
+def _carry_channels(plan: Plan, fingerprint: Fingerprint, *, is_trained: bool) -> tuple[tuple[Channel, ...], Reason]:
     names, new = [channel.name for channel in plan.channels], [channel.name for channel in fingerprint.channels]
     old = {channel.name.casefold(): channel for channel in plan.channels if channel.intensities is not None}
     channels = tuple(
         replace(channel, intensities=old[channel.name.casefold()].intensities)
-        if keep_intensities and channel.name.casefold() in old
+        if is_trained and channel.name.casefold() in old
         else channel
         for channel in fingerprint.channels
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from planners import recipe
 from planners.decision import Decision, assemble, cases, times
+from planners.diameter import fit_scaling
 from planners.fingerprint import Fingerprint
 from planners.fitting import Fit, Limits, MisfitError, choose_batch_size, explain_patch, fit_patch
 from planners.geometry import axis_order, median_resampled_shape, reorder, target_spacing
@@ -74,13 +75,14 @@ def plan_unet(preset: Preset, fingerprint: Fingerprint, budget: MemoryBudget) ->
     order = axis_order(spacing.value)
     instances, num_labels, measured = None, count_label_entries(fingerprint.labels), MEASURED
     if fingerprint.labels.instance_classes:
-        is_flat = shape[order.value[0]] == 1
-        instances = plan_instances(fingerprint, reorder(spacing.value, order.value)[1 if is_flat else 0 :])
-        num_labels = max(num_labels, instances.most_outputs)
-        if instances.scaling.value is not None:
-            seen = enlarge(fingerprint, instances.scaling.value)
+        scaling = fit_scaling(fingerprint)
+        if scaling.value is not None:
+            seen = enlarge(fingerprint, scaling.value)
             shape = median_resampled_shape(seen.spacings_mm, seen.shapes, spacing.value)
             measured = f"{MEASURED}, brought to a common diameter of the objects"
+        is_flat = shape[order.value[0]] == 1  # as seen after scaling, which decides between 2D and 3D as well
+        instances = plan_instances(fingerprint, reorder(spacing.value, order.value)[1 if is_flat else 0 :], scaling)
+        num_labels = max(num_labels, instances.most_outputs)
     task = Task(
         fingerprint=fingerprint,
         limits=Limits(preset=preset, budget=budget, num_labels=num_labels),

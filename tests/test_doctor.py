@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from autoseg import cli, doctor
-from autoseg.run_folder import RunFolder, RunRecord
+from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
+from planners.fingerprint import Channel
+from planners.labels import LabelClass, Labels
+from planners.plan import MemoryBudget, Plan
 
 
 @pytest.fixture
@@ -57,6 +60,34 @@ def test_damaged_records_and_lost_files_are_named(run: RunFolder, capsys: pytest
     assert "weights_last.safetensors is missing; delete" in out
     assert "not all is well" in err
     assert "Traceback" not in err
+
+
+def test_a_run_with_objects_is_asked_for_its_own_records(run: RunFolder, tmp_path: Path, make_configuration) -> None:
+    classes = tuple(LabelClass(name=name, value=value) for value, name in enumerate(("background", "cell")))
+    plan = Plan(
+        dataset="toy",
+        planner="default",
+        budget=MemoryBudget(),
+        axis_order=(0, 1, 2),
+        channels=(Channel(name="light"),),
+        labels=Labels(classes=classes, instance_classes=("cell",)),
+        configurations=(make_configuration((8, 8, 8), name="3d_fullres"),),
+    )
+    assert "metrics.json" in {item.title for item in doctor.examine_run(run)}
+    assert "instances.json" not in {item.title for item in doctor.examine_run(run)}
+    run.write(plan, run.plan_file)
+    run.instances_file.write_text("{")
+    found = {item.title: item for item in doctor.examine_run(run)}
+    assert not {"metrics.json", "confidence.json"} & set(found)
+    assert found["instances.json"].is_bad
+    files = [tmp_path / name for name in ("a.png", "a.tif")]
+    for path in files:
+        path.touch()
+    lost = tmp_path / "classes" / "a.tif"
+    run.change_record(cases=(CaseFiles(id="a", images=(str(files[0]),), label=str(files[1]), classes=str(lost)),))
+    (dataset,) = (item for item in doctor.examine_run(run) if item.title == "dataset")
+    assert dataset.is_bad
+    assert str(lost) in dataset.text
 
 
 def test_no_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

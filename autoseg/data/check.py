@@ -13,7 +13,7 @@ import dataclasses
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from autoseg.data import check_across
 from autoseg.data.check_case import CaseFacts, OpenedCase, check_case, check_grids, open_case, unreadable
-from autoseg.data.check_instances import check_objects, settle_task
+from autoseg.data.check_instances import check_objects, looks_like_ids, settle_task
 from autoseg.data.check_objects import ExaminedIds, examine_ids
 from autoseg.data.check_problem import KINDS, Problem, count, line, list_lines, problem
 from autoseg.data.dataset import Case, Dataset, infer_labels
@@ -30,6 +30,7 @@ from autoseg.data.io import Image
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
 from autoseg.errors import DatasetError, ImageError
 from autoseg.progress import duration
+from planners.fingerprint import Spacing
 from planners.geometry import target_spacing
 from planners.labels import Labels
 
@@ -45,6 +46,12 @@ PREPROCESSED_VOXELS_PER_S = 1e7
 spacing, 0.6 to 4 · 10⁷ without."""
 
 HOUR_S = 3600.0
+
+IDS_TAKEN_AS_CLASSES = (
+    "If they number objects, take --task instance, or declare labels and instances in dataset.json; otherwise check "
+    "the labels folder"
+)
+"""What to do where nobody declared labels and there are more values than classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +210,22 @@ def _read(image: Image | None, case_id: str, problems: list[Problem]) -> np.ndar
 
 
 def judge(
-    dataset: Dataset, facts: Sequence[CaseFacts], *, store_folder: Path | None = None, threads: int | None = None
+    dataset: Dataset,
+    facts: Sequence[CaseFacts],
+    *,
+    store_folder: Path | None = None,
+    threads: int | None = None,
+    rescaled_mm: Mapping[str, Spacing] | None = None,
 ) -> CheckResult:
-    """Put together what is wrong with a dataset from what its cases hold."""
+    """Put together what is wrong with a dataset from what its cases hold.
+
+    Args:
+        dataset: with its labels, as far as they are known.
+        facts: of all cases.
+        store_folder: the run folder; None leaves the disk out.
+        threads: that will preprocess; default: the processors this process may use.
+        rescaled_mm: per case whose objects will be brought to a common size, the spacing that this comes to.
+    """
     facts = [dataclasses.replace(case, label_file=_short(case.label_file, dataset)) for case in facts]
     problems = [item for case in facts for item in case.problems]
     problems += [problem(item.kind, item.case, _name_channel(item.found, dataset)) for item in dataset.mismatches]
@@ -223,7 +243,7 @@ def judge(
         problems += check_objects(facts, labels)
     problems += check_across.check_sizes(facts) + check_across.check_orientations(facts)
     problems += check_across.check_duplicates(facts)
-    store_bytes, seconds = _expected(facts, dataset, threads or default_threads())
+    store_bytes, seconds = _expected(facts, dataset, threads or default_threads(), rescaled_mm or {})
     problems += _resources(store_bytes, seconds, store_folder)
     problems = [dataclasses.replace(item, found=_short(item.found, dataset)) for item in problems]
     return CheckResult(
@@ -243,19 +263,25 @@ def _labels_found(facts: Sequence[CaseFacts]) -> tuple[Labels | None, list[Probl
     """Infer the labels from the values in sound files."""
     counts: Counter[int] = Counter()
     for case in facts:
+        if case.label is not None and case.label.unlisted:
+            found = f"{case.label.num_values:,} label values are more than can be classes, in {case.label_file}"
+            return None, [problem("no-labels", None, found, IDS_TAKEN_AS_CLASSES)]
         if case.label is not None and not case.label.looks_like_image and not case.label.fractional_voxels:
             counts.update(dict(case.label.values))
     try:
         return infer_labels(counts), []
     except DatasetError as fault:
         found, _, fix = str(fault).partition(". ")
-        return None, [problem("no-labels", None, found, fix)]
+        return None, [problem("no-labels", None, found, IDS_TAKEN_AS_CLASSES if looks_like_ids(facts) else fix)]
 
 
-def _expected(facts: Sequence[CaseFacts], dataset: Dataset, threads: int) -> tuple[int, float]:
+def _expected(
+    facts: Sequence[CaseFacts], dataset: Dataset, threads: int, rescaled_mm: Mapping[str, Spacing]
+) -> tuple[int, float]:
     """Estimate bytes of all stored cases and the seconds to make them, before there is a plan.
 
-    Both configurations that the planner may make (2d and 3d_fullres) are counted, at the spacing that it would choose.
+    Both configurations that the planner may make (2d and 3d_fullres) are counted, at the spacing that it would choose;
+    of volumes with objects there is one store.
     """
     cases = [case for case in facts if not case.test and case.image is not None and case.spacing_mm and case.shape]
     if not cases:
@@ -263,14 +289,25 @@ def _expected(facts: Sequence[CaseFacts], dataset: Dataset, threads: int) -> tup
     spacings = [case.spacing_mm for case in cases if case.spacing_mm]
     shapes = [case.shape for case in cases if case.shape]
     target = target_spacing(spacings, shapes).value
-    voxels = 0.0
+    voxels = num_bytes = 0.0
     for case, spacing, shape in zip(cases, spacings, shapes, strict=True):
         axes = [axis for axis in range(3) if shape[axis] > 1]
-        scale = np.prod([spacing[axis] / target[axis] for axis in axes])
-        voxels += float(scale) * (case.image.content_voxels if case.image else 0)
-    configurations = 1 if all(shape[0] == 1 for shape in shapes) else 2
-    num_bytes = configurations * voxels * (4 * len(dataset.channels) + 1)
+        seen = rescaled_mm.get(case.id, spacing)
+        stored = float(np.prod([seen[axis] / target[axis] for axis in axes]))
+        stored *= case.image.content_voxels if case.image else 0
+        voxels += stored
+        num_bytes += stored * (4 * len(dataset.channels) + _label_bytes(case))
+    with_ids = any(case.objects is not None for case in cases)
+    configurations = 1 if with_ids or all(shape[0] == 1 for shape in shapes) else 2
+    num_bytes *= configurations
     return int(num_bytes), configurations * voxels * len(dataset.channels) / (PREPROCESSED_VOXELS_PER_S * threads)
+
+
+def _label_bytes(case: CaseFacts) -> int:
+    """Give the bytes per voxel of a stored label: classes alone, or classes and ids in a type that holds all ids."""
+    if case.objects is None:
+        return 1
+    return 4 if case.objects.num_objects <= np.iinfo(np.int16).max else 8
 
 
 def _resources(store_bytes: int, seconds: float, store_folder: Path | None) -> list[Problem]:

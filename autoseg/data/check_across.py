@@ -57,7 +57,7 @@ def check_values(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
         if case.label is None or case.label.looks_like_image:
             continue
         strange = [(value, voxels) for value, voxels in case.label.values if value not in labels.values]
-        if not case.label.values and case.label.looks_like_instances:
+        if case.label.unlisted:
             found = (
                 f"{case.label.num_values:,} label values are more than is declared ({declared}) in {case.label_file}"
             )

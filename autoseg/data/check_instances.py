@@ -16,7 +16,8 @@ MANY_INSTANCES = 10
 """Fewer label values than this are classes (assumption)."""
 
 MASK_PIECES = 3
-"""One id in so many pieces is a mask of several objects (assumption: an object drawn with a stray voxel is in two)."""
+"""One id in so many pieces is a mask of several objects (assumption: an object drawn with a stray voxel is in two). Not
+where an ignore label may cut objects; then it is a warning at most."""
 
 TORN_FRACTION = 0.1
 """A map with more of its ids in pieces than this is warned of; not where an ignore label may cut objects."""
@@ -87,13 +88,14 @@ def check_objects(facts: Sequence[CaseFacts], labels: Labels) -> list[Problem]:
         if not objects.num_objects
     ]
     most = len(labels.instance_classes)  # a mask of several classes has one value for each
-    torn = sum(objects.num_in_pieces > 0 for _, objects in filled)
-    if filled and all(objects.num_objects <= most for _, objects in filled) and 2 * torn >= len(filled):
+    torn = sum(objects.most_pieces >= MASK_PIECES for _, objects in filled)
+    few = filled and labels.ignore is None and all(objects.num_objects <= most for _, objects in filled)
+    if few and 2 * torn >= len(filled):
         held = "one id" if most == 1 else f"no more ids than there are classes ({most})"
         found = (
-            f"the map of ids holds {held}, in several pieces"
+            f"the map of ids holds {held}, in {filled[0][1].most_pieces} pieces"
             if len(filled) == 1
-            else f"all {len(filled)} maps of ids with objects hold {held}, {torn} of them in several pieces"
+            else f"all {len(filled)} maps of ids with objects hold {held}, {torn} in {MASK_PIECES} pieces or more"
         )
         return [*problems, problem("mask-as-instances", None, found)]
     for case, objects in filled:

@@ -58,6 +58,11 @@ class LabelFacts:
     looks_like_image: bool = False
     looks_like_instances: bool = False
 
+    @property
+    def unlisted(self) -> bool:
+        """Whether there are more values than are listed: numbers of very many objects."""
+        return not self.values and self.looks_like_instances
+
 
 def measure_label(label_ZYX: np.ndarray) -> LabelFacts:
     """Count the values of a label map as it is stored (z, y, x; any number type)."""

@@ -87,8 +87,28 @@ def examine_ids(
         most_pieces=int(pieces[worst]),
         torn_id=int(ids.reshape(-1)[np.argmax(numbers == worst)]) if pieces[worst] > 1 else 0,
     )
-    problems = () if classes_ZYX is None else _against_classes(case_id, file, ids, values, belongs, labels)
+    if classes_ZYX is None:
+        problems = _about_ignore(case_id, file, label_ZYX, ids, labels)
+    else:
+        problems = _against_classes(case_id, file, ids, values, belongs, labels)
     return ExaminedIds(problems, values, numbers, facts)
+
+
+def _about_ignore(
+    case_id: str, file: str, label_ZYX: np.ndarray, ids: np.ndarray, labels: Labels
+) -> tuple[Problem, ...]:
+    """Look whether the ignore label's value may be an object: numbers go on below and above it."""
+    if labels.ignore is None or int(ids.max(initial=0)) <= labels.ignore:
+        return ()
+    voxels = int(np.count_nonzero(label_ZYX == labels.ignore))
+    lowest = int(ids[ids > 0].min())
+    if not voxels or lowest > labels.ignore:
+        return ()
+    found = (
+        f"the ignore value {labels.ignore} ({count(voxels, 'voxel')}) lies among the ids, {lowest} to {ids.max()} "
+        f"({file})"
+    )
+    return (problem("ignore-among-ids", case_id, found),)
 
 
 def _is_image(numbers: np.ndarray) -> bool:

@@ -140,7 +140,7 @@ KINDS: dict[str, Kind] = {
         "Give every object a whole number from 1, and 0 to what is none",
     ),
     "mask-as-instances": _stops(
-        "objects are to be told apart, and every file holds one number alone, in several pieces: they are masks",
+        "objects are to be told apart, and every file holds one number alone, in many pieces: they are masks",
         "Number the objects, such as with scipy.ndimage.label where they do not touch, or take --task semantic",
     ),
     "missing-classes": _stops(
@@ -242,6 +242,10 @@ KINDS: dict[str, Kind] = {
     "ids-in-pieces": _warns(
         "many ids of a map are not one connected piece: ids may be used twice, or be cut off by a small number type",
         "Look at the map: give each object a number of its own, in 16 or 32 bits where there are more than 255",
+    ),
+    "ignore-among-ids": _warns(
+        "a map of ids holds the ignore label's value, and ids below and above it: it may be an object",
+        "If it is one, declare a value that no object has as ignore, such as -1, or mark what is ignored in classes/",
     ),
     "no-objects": _warns(
         "a map of ids holds no object",

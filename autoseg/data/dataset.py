@@ -26,6 +26,7 @@ from autoseg.data.splits import Splits, check_splits, mixed_groups
 from autoseg.data.table import find_table, is_table
 from autoseg.errors import DatasetError, ImageError
 from planners.labels import LabelClass, Labels
+from planners.records import LONGEST_NAME, is_file_name, short, shown
 
 __all__ = ["Case", "Dataset", "DatasetSource", "Mismatch", "infer_labels", "open_dataset", "read_case"]
 
@@ -188,7 +189,13 @@ def _refuse_doubles(found: Found) -> None:
         ids = sorted(case.id for case in cases)
         twice = [first for first, second in itertools.pairwise(ids) if first == second]
         if twice:
-            raise DatasetError(f"case {twice[0]} is there twice. Give every case a name of its own")
+            raise DatasetError(f"case {short(twice[0])} is there twice. Give every case a name of its own")
+        strange = [name for name in ids if not is_file_name(name)]
+        if strange:
+            raise DatasetError(
+                f"a case is named {shown(strange[0])}, and files are named after it. Give it a name of letters that "
+                f"can be printed, without / and \\, of at most {LONGEST_NAME} bytes"
+            )
 
 
 def _order_channels(found: Found, declared: Sequence[str]) -> None:

@@ -4,15 +4,14 @@ Three dialects are understood: nnU-Net v2 (``{"name": value}``, regions as lists
 (``{"value": "name"}``), and our own additions (``groups``, ``labels_present``).
 """
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DatasetError
 from planners.labels import LabelClass, Labels, Region
-from planners.records import PlanError
+from planners.records import LARGEST, LONGEST_NAME, PlanError, RecordError, parse, quoted, short, shown
 
 BACKGROUND, IGNORE = "background", "ignore"
 
@@ -24,11 +23,9 @@ def read_json(path: Path) -> Any:
         DatasetError: it cannot be read or is no JSON; the message says where.
     """
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as fault:
-        raise DatasetError(
-            f"{path} is not JSON: {fault.msg} in line {fault.lineno}, column {fault.colno}. Correct it there"
-        ) from fault
+        return parse(read_text(path))
+    except RecordError as fault:
+        raise DatasetError(f"{path} {fault}. Correct it there") from fault
 
 
 def read_text(path: Path) -> str:
@@ -54,13 +51,15 @@ def channels_of(content: Mapping[str, Any], path: Path) -> tuple[str, ...] | Non
     named = content.get("channel_names", content.get("modality"))
     if named is None:
         return None
-    if isinstance(named, Mapping) and named and all(str(key).isdigit() for key in named):
+    if isinstance(named, Mapping) and named and all(str(key).isdecimal() for key in named):
         numbers = sorted(int(key) for key in named)
-        if numbers == list(range(len(numbers))):
+        if numbers == list(range(len(numbers))) and all(str(number) in named for number in numbers):
+            _check_names(map(str, named.values()), path)
             return tuple(str(named[str(number)]) for number in numbers)
     if isinstance(named, list) and named:
+        _check_names(map(str, named), path)
         return tuple(str(name) for name in named)
-    raise DatasetError(f'{path}: channel_names are {named!r}. Write them like {{"0": "T1", "1": "T2"}}')
+    raise DatasetError(f'{path}: channel_names are {shown(named)}. Write them like {{"0": "T1", "1": "T2"}}')
 
 
 def labels_of(content: Mapping[str, Any], path: Path) -> Labels | None:
@@ -73,24 +72,31 @@ def labels_of(content: Mapping[str, Any], path: Path) -> Labels | None:
     if declared is None:
         return None
     if not isinstance(declared, Mapping) or not declared:
-        raise DatasetError(f'{path}: labels are {declared!r}. Write them like {{"background": 0, "tumour": 1}}')
+        raise DatasetError(f'{path}: labels are {shown(declared)}. Write them like {{"background": 0, "tumour": 1}}')
     if all(_is_number(key) for key in declared) and all(isinstance(name, str) for name in declared.values()):
         entries = {name: [_integer(key, name, path)] for key, name in declared.items()}
         if len(entries) < len(declared):
             raise DatasetError(f"{path}: two label values have the same name. Give every class a name of its own")
     else:
         entries = {str(name): _values(value, str(name), path) for name, value in declared.items()}
+    _check_names(entries, path)
     try:
         return _labels(entries, content, path)
     except PlanError as fault:
         raise DatasetError(f"{path}: {fault}") from fault
 
 
+def _check_names(names: Iterable[str], path: Path) -> None:
+    for name in names:
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise DatasetError(f"{path} names {shown(name)}, which cannot be printed or is too long. Name it anew")
+
+
 def _labels(entries: Mapping[str, list[int]], content: Mapping[str, Any], path: Path) -> Labels:
     ignored = [name for name in entries if name.casefold() == IGNORE]
     ignore = entries[ignored[0]] if ignored else None
     if ignore is not None and len(ignore) != 1:
-        raise DatasetError(f"{path}: the ignore label has the values {ignore}; it may have one only")
+        raise DatasetError(f"{path}: the ignore label has the values {shown(ignore)}; it may have one only")
     classes = {name: values for name, values in entries.items() if name not in ignored}
     background = _background(classes, None if ignore is None else ignore[0], path)
     regions: tuple[Region, ...] = ()
@@ -129,7 +135,7 @@ def _painted_values(content: Mapping[str, Any], path: Path) -> tuple[int, ...]:
     if declared in (None, "None", []):
         return ()
     if not isinstance(declared, list):
-        raise DatasetError(f"{path}: regions_class_order is {declared!r}. Give a list with one value per region")
+        raise DatasetError(f"{path}: regions_class_order is {shown(declared)}. Give a list with one value per region")
     return tuple(_integer(item, "regions_class_order", path) for item in declared)
 
 
@@ -138,14 +144,14 @@ def _values(value: Any, name: str, path: Path) -> list[int]:
     if not isinstance(value, list):
         return [_integer(value, name, path)]
     if not value:
-        raise DatasetError(f"{path}: label {name!r} has no value. Give it an integer, or a list of them")
+        raise DatasetError(f"{path}: label {quoted(name)} has no value. Give it an integer, or a list of them")
     return sorted({found for item in value for found in _values(item, name, path)})
 
 
 def _integer(value: Any, name: str, path: Path) -> int:
-    if _is_number(value) and float(value).is_integer():
+    if _is_number(value) and float(value).is_integer() and abs(float(value)) < LARGEST:
         return int(float(value))
-    raise DatasetError(f"{path}: label {name!r} has the value {value!r}, which is no integer. Give it one")
+    raise DatasetError(f"{path}: label {quoted(name)} has the value {quoted(value)}, which is no integer. Give it one")
 
 
 def _is_number(value: Any) -> bool:
@@ -153,7 +159,7 @@ def _is_number(value: Any) -> bool:
         return False
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
@@ -169,7 +175,7 @@ def groups_of(content: Mapping[str, Any], path: Path) -> tuple[dict[str, str], d
     """
     declared = content.get("groups", {})
     if not isinstance(declared, Mapping):
-        raise DatasetError(f'{path}: groups are {declared!r}. Write them like {{"patient1": ["case1", "case2"]}}')
+        raise DatasetError(f'{path}: groups are {shown(declared)}. Write them like {{"patient1": ["case1", "case2"]}}')
     groups: dict[str, str] = {}
     odd: dict[str, str] = {}
     same: dict[str, str] = {}
@@ -210,9 +216,11 @@ def classes_present(
     for case, names in listed.items():
         unknown = [name for name in names if name not in indices]
         if case not in known_cases:
-            faults.append(f"case {case} is not in the dataset")
+            faults.append(f"case {short(case)} is not in the dataset")
         elif unknown:
-            faults.append(f"case {case} names {', '.join(unknown)} (declared: {', '.join(indices)})")
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            listing = ", ".join(map(short, unknown[:3])) + more
+            faults.append(f"case {short(case)} names {listing} (declared: {', '.join(indices)})")
         else:
             present[case] = tuple(sorted({0, *(index for name in names for index in indices[name])}))
     if faults:
@@ -231,7 +239,7 @@ def labels_present_of(content: Mapping[str, Any], path: Path) -> dict[str, list[
     declared = content.get("labels_present", {})
     if isinstance(declared, Mapping) and all(isinstance(names, list) for names in declared.values()):
         return {str(case): [str(name) for name in names] for case, names in declared.items()}
-    raise DatasetError(f'{path}: labels_present is {declared!r}. Write it like {{"case1": ["liver", "spleen"]}}')
+    raise DatasetError(f'{path}: labels_present is {shown(declared)}. Write it like {{"case1": ["liver", "spleen"]}}')
 
 
 def splits_from(path: Path) -> Splits:

@@ -42,16 +42,18 @@ def list_images(folder: Path, *, series: bool = True) -> tuple[dict[str, Path], 
         Name without ending → file or DICOM folder, sorted; and notes on what was passed over.
 
     Raises:
-        DatasetError: there is no such folder, it holds no image, or two files have the same name.
+        DatasetError: there is no such folder, it holds no image, two files have the same name, or a link is broken.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder. Correct the name")
     found: dict[str, Path] = {}
     unknown = []
     for path in sorted(folder.iterdir()):
-        known = image_ending(path) in READERS if path.is_file() else series and is_series(path)
         if path.name.startswith("."):
             continue
+        if not (path.is_file() or path.is_dir()):
+            raise DatasetError(f"{path} is no file (a link that leads nowhere, or a pipe). Mend the link, or remove it")
+        known = image_ending(path) in READERS if path.is_file() else series and is_series(path)
         if not known:
             unknown += [path.name] if path.is_file() and path.suffix.lower() not in COMPANIONS else []
             continue

@@ -8,11 +8,9 @@ from typing import Any
 from autoseg.data.cases import Case
 from autoseg.data.folders import list_images
 from autoseg.data.io import image_stem
+from autoseg.data.tasks import INSTANCE, SEMANTIC
 from autoseg.errors import DatasetError
 from planners.labels import LabelClass, Labels
-
-SEMANTIC, INSTANCE, AUTO = "semantic", "instance", "auto"
-TASKS = (AUTO, SEMANTIC, INSTANCE)
 
 CLASSES = "classes"
 """Folder of the maps of classes, inside that of the ids."""
@@ -101,12 +99,13 @@ def needs_class_map(labels: Labels) -> bool:
 def with_class_maps(cases: Sequence[Case], labels: Labels | None) -> tuple[Case, ...]:
     """Join each case's map of classes: the one that its table names, or that lies in ``classes/`` beside its label.
 
-    Where ids alone tell the class, or the labels are no ids, no map is needed and none is kept.
+    Where ids alone tell everything, or the labels are no ids, no map is needed and none is kept. Of one class and an
+    ignore label the map tells what is not annotated; a case without one has the ignore label among its ids.
 
     Raises:
         DatasetError: a folder ``classes/`` holds no images, or two of one name.
     """
-    if labels is None or not needs_class_map(labels):
+    if labels is None or not (needs_class_map(labels) or (labels.instance_classes and labels.ignore is not None)):
         return tuple(replace(case, classes=None) for case in cases)
     folders = {case.label.parent / CLASSES for case in cases if case.label is not None}
     listed = {folder: list_images(folder, series=False)[0] for folder in folders if folder.is_dir()}

@@ -23,6 +23,7 @@ from autoseg.data.image import (
     unplaced,
 )
 from autoseg.data.io_dicom import open_series
+from autoseg.data.io_guard import after_opening
 from autoseg.data.io_nifti import open_nifti
 from autoseg.data.io_pillow import PillowImage, has_palette
 from autoseg.data.io_sitk import SitkImage, image_from_sitk, sitk_from_label
@@ -175,7 +176,7 @@ def open_image(paths: Sequence[Path]) -> Image:
     """
     if not paths:
         raise ImageError("no image file is given. Name at least one")
-    opened = [_open_one(Path(path)) for path in paths]
+    opened = [_open_sound(Path(path)) for path in paths]
     return opened[0] if len(opened) == 1 else StackedImage(opened)
 
 
@@ -200,6 +201,7 @@ def open_label(path: Path) -> Image:
         opened = apply_sidecar(image, path) if image else _open_one(path)
     else:
         opened = _open_one(path)
+    after_opening(opened)
     if opened.num_channels == 1:
         return opened
     if opened.num_channels == 3:
@@ -281,3 +283,9 @@ def _open_one(path: Path) -> Image:
     if not path.is_file():
         raise ImageError(f"{path} does not exist. Correct the name, or put the file there")
     return READERS[ending].open(path)
+
+
+def _open_sound(path: Path) -> Image:
+    image = _open_one(path)
+    after_opening(image)
+    return image

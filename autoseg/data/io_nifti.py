@@ -8,6 +8,7 @@ Source: nifti1.h and nifti2.h of the NIfTI data format working group (places of 
 
 import gzip
 import itertools
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from autoseg.data.image import Box, Geometry, Image, crop
-from autoseg.data.io_sitk import SitkImage, SkewedAxesError, truncated
+from autoseg.data.io_guard import LARGEST_MM, SHEAR_TOLERANCE, check_memory, no_memory
+from autoseg.data.io_headers import faulty, truncated
+from autoseg.data.io_sitk import SitkImage, SkewedAxesError
 from autoseg.errors import ImageError
 from planners.fingerprint import Shape
 
@@ -27,9 +30,30 @@ DTYPES = {
 }  # fmt: skip
 """Data type codes of numbers; colours and complex numbers are left to ITK."""
 
+FIRST = {
+    "dim": (40, "8h"), "type": (70, "h"), "steps": (80, "7f"), "offset": (108, "f"), "scale": (112, "2f"),
+    "qform": (252, "h"), "sform": (254, "h"), "quaternion": (256, "6f"), "rows": (280, "12f"),
+}  # fmt: skip
+SECOND = {
+    "dim": (16, "8q"), "type": (12, "h"), "steps": (112, "7d"), "offset": (168, "q"), "scale": (176, "2d"),
+    "qform": (344, "i"), "sform": (348, "i"), "quaternion": (352, "6d"), "rows": (400, "12d"),
+}  # fmt: skip
+"""Byte and form of the fields of NIfTI-1 and NIfTI-2 headers."""
+
+LEFT_TO_ITK = {32, 128, 1792, 2304}
+"""Codes of complex numbers and colours."""
+
+MOST_OFFSET = 2**28
+"""Bytes before the voxels: a header and its extensions. Assumption; they hold text."""
+
+DEFLATE = 1032
+"""How many times smaller gzip makes zeros, at most (zlib's technical details)."""
+
+SURPLUS_BYTES = 2**26
+"""What may stand behind the voxels of a compressed file; it is inflated for the check sum, and thrown away."""
+
 MAGIC_GZIP = b"\x1f\x8b"
 CHUNK_BYTES = 1 << 20
-SHEAR_TOLERANCE = 0.5  # voxels a corner may move when the direction is made orthonormal; half a voxel is invisible
 
 
 @dataclass(frozen=True)
@@ -44,9 +68,14 @@ class NiftiHeader:
     sform: np.ndarray | None  # 3×4, millimetres, right-anterior-superior
 
     @property
+    def num_values(self) -> int:
+        """Number of all values; one that lies may be beyond 64 bits."""
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all voxels."""
-        return 0 if self.dtype is None else int(np.prod(self.shape)) * self.dtype.itemsize
+        return 0 if self.dtype is None else self.num_values * self.dtype.itemsize
 
     @property
     def scaled(self) -> bool:
@@ -69,19 +98,41 @@ def read_header(path: Path) -> NiftiHeader:
     for order in "<>":
         size = struct.unpack_from(order + "i", raw)[0] if len(raw) >= 348 else 0
         if size == 348:
-            return _parse(raw, order, {"dim": (40, "8h"), "type": (70, "h"), "offset": (108, "f"),
-                                       "scale": (112, "2f"), "sform": (254, "h"), "rows": (280, "12f")})  # fmt: skip
+            return _parse(path, raw, order, FIRST)
         if size == 540 and len(raw) == 540:
-            return _parse(raw, order, {"dim": (16, "8q"), "type": (12, "h"), "offset": (168, "q"),
-                                       "scale": (176, "2d"), "sform": (348, "i"), "rows": (400, "12d")})  # fmt: skip
+            return _parse(path, raw, order, SECOND)
     raise ImageError(f"{path} is no NIfTI file, or it is truncated. Copy or export the file again")
 
 
-def _parse(raw: bytes, order: str, places: dict[str, tuple[int, str]]) -> NiftiHeader:
+def _check(path: Path, dim: Sequence[int], code: int, fields: dict[str, Any]) -> None:
+    """Refuse numbers that are none before ITK's own reader prints or misunderstands them.
+
+    Raises:
+        ImageError: the field that is wrong.
+    """
+    used = dim[1 : 1 + max(dim[0], 0)]
+    if not 1 <= dim[0] <= 7 or min(used) < 1 or math.prod(used) >= 2**63:
+        raise faulty(path, f"its header says {dim[0]} axes of the lengths {', '.join(map(str, used)) or 'none'}")
+    if code not in DTYPES and code not in LEFT_TO_ITK:
+        raise faulty(path, f"its header says voxels of the type {code}, which is none that can be read")
+    if not 0 <= fields["offset"][0] <= MOST_OFFSET:
+        raise faulty(path, f"its header says voxels from byte {fields['offset'][0]:g} on")
+    numbers = {"voxel sizes": fields["steps"][: dim[0]]}
+    if fields["qform"][0] > 0:
+        numbers["a qform"] = fields["quaternion"]
+    if fields["sform"][0] > 0:
+        numbers["an sform"] = fields["rows"]
+    for name, values in numbers.items():
+        if not np.isfinite(values).all() or np.abs(values).max() > LARGEST_MM:
+            raise faulty(path, f"its header says {name} of {', '.join(f'{value:g}' for value in values)}")
+
+
+def _parse(path: Path, raw: bytes, order: str, places: dict[str, tuple[int, str]]) -> NiftiHeader:
     fields: dict[str, Any] = {
         name: struct.unpack_from(order + form, raw, start) for name, (start, form) in places.items()
     }
     dim, code = fields["dim"], fields["type"][0]
+    _check(path, dim, code, fields)
     return NiftiHeader(
         shape=tuple(max(size, 1) for size in dim[1 : 1 + min(max(dim[0], 0), 7)]),
         dtype=np.dtype(order + DTYPES[code]) if code in DTYPES else None,
@@ -99,6 +150,7 @@ def open_nifti(path: Path) -> Image:
         ImageError: it is unreadable, truncated or on a sheared grid.
     """
     header = read_header(path)
+    _check_length(path, header)
     notes: tuple[str, ...] = ()
     try:
         opened = SitkImage(path, "NiftiImageIO")
@@ -137,35 +189,38 @@ class NiftiVoxels(Image):
     ) -> None:
         self.paths, self.header, self.shape, self.dtype = (path,), header, shape, dtype
         self.geometry, self.notes = geometry, notes
-        self.num_channels = int(np.prod(header.shape)) // int(np.prod(shape))
-        self._check_length(path)
-
-    def _check_length(self, path: Path) -> None:
-        """Refuse an uncompressed file that is too short; a compressed one shows it when it is read."""
-        with path.open("rb") as file:
-            if file.read(2) == MAGIC_GZIP:
-                return
-        there, needed = path.stat().st_size, self.header.offset + self.header.num_bytes
-        if there < needed:
-            raise truncated(path, f"it has {there} bytes, its header promises {needed}")
+        self.num_channels = header.num_values // math.prod(shape)
+        if header.scaled and dtype.kind != "f":
+            raise faulty(path, f"its header says that its whole numbers are to be multiplied by {header.slope:g}")
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """Read the file, or the part inside the box; scaled as its header says."""
         path = self.paths[0]
         with path.open("rb") as file:
             compressed = file.read(2) == MAGIC_GZIP
-        stored = self._decompress(path) if compressed else self._load(path, whole=box is None)
+        check_memory(path, self._needed(compressed or box is None))
+        try:
+            return self._values(self._decompress(path) if compressed else self._load(path, whole=box is None), box)
+        except MemoryError as fault:
+            raise no_memory(path, self._needed(compressed or box is None)) from fault
+
+    def _needed(self, whole: bool) -> int:
+        """Bytes of the stored numbers and of what is made of them; a part of a file is mapped, not read."""
+        return (self.header.num_bytes + self.header.num_values * self.dtype.itemsize) if whole else 0
+
+    def _values(self, stored: np.ndarray, box: Box | None) -> np.ndarray:
         raw = crop(stored.reshape(self.num_channels, *self.shape), box)
         if self.header.scaled:
-            return (raw.astype(np.float64) * self.header.slope + self.header.intercept).astype(self.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):  # the check counts what is not finite
+                return (raw.astype(np.float64) * self.header.slope + self.header.intercept).astype(self.dtype)
         own = stored.flags.writeable  # what is only mapped must be copied out of the file
         return np.ascontiguousarray(raw, dtype=self.dtype) if own else np.array(raw, dtype=self.dtype)
 
     def _load(self, path: Path, *, whole: bool) -> np.ndarray:
         """Read an uncompressed file, or map it where only a part is wanted."""
-        count, dtype, offset = int(np.prod(self.header.shape)), self.header.dtype, self.header.offset
+        count, dtype, offset = self.header.num_values, self.header.dtype, self.header.offset
         assert dtype is not None
-        self._check_length(path)
+        _check_length(path, self.header)
         if whole:
             return np.fromfile(path, dtype=dtype, count=count, offset=offset)
         return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count,))
@@ -176,8 +231,11 @@ class NiftiVoxels(Image):
             with gzip.open(path) as file:
                 file.read(self.header.offset)
                 found = _fill(file, content.data)
-                while file.read(CHUNK_BYTES):  # the check sum stands at the end, and is compared there
-                    pass
+                surplus = 0
+                while part := file.read(CHUNK_BYTES):  # the check sum stands at the end, and is compared there
+                    surplus += len(part)
+                    if surplus > SURPLUS_BYTES:
+                        raise truncated(path, f"more than {surplus} bytes stand behind the voxels of its header")
         except (OSError, EOFError, zlib.error) as fault:
             raise truncated(path, _reason(fault)) from fault
         if found < len(content):
@@ -185,6 +243,16 @@ class NiftiVoxels(Image):
         dtype = self.header.dtype
         assert dtype is not None
         return content.view(dtype)
+
+
+def _check_length(path: Path, header: NiftiHeader) -> None:
+    """Refuse a file that is too short for what its header promises; what gzip hides shows when it is read."""
+    with path.open("rb") as file:
+        factor = DEFLATE if file.read(2) == MAGIC_GZIP else 1
+    there, needed = path.stat().st_size, header.offset + header.num_bytes
+    if there * factor < needed:
+        packed = " of gzip" if factor > 1 else ""
+        raise truncated(path, f"it has {there} bytes{packed}, its header promises {needed}")
 
 
 def sform_geometry(path: Path, header: NiftiHeader) -> tuple[Geometry, str]:

@@ -3,12 +3,14 @@
 Pillow complains of a truncated JPEG or BMP, which ITK does not. None of these formats says how large a pixel is.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autoseg.data.image import Box, Image, crop, flat_geometry
+from autoseg.data.io_guard import check_memory, claimed_bytes
 from autoseg.data.io_sitk import ALPHA_NOTE
 from autoseg.errors import ImageError
 
@@ -53,6 +55,7 @@ class PillowImage(Image):
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """Decode the file; the box is cut out of the whole."""
+        check_memory(self.paths[0], 2 * claimed_bytes(self))
         try:
             with self._open() as picture:
                 picture.load()
@@ -66,7 +69,9 @@ class PillowImage(Image):
         from PIL import Image as Pillow
 
         try:
-            return Pillow.open(self.paths[0])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # ``io_guard`` compares the sizes
+                return Pillow.open(self.paths[0])
         except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as fault:
             raise _error(self.paths[0], fault) from fault
 

@@ -1,14 +1,19 @@
 """Files that SimpleITK reads: NIfTI headers, NRRD, MetaImage, TIFF, PNG, single DICOM files."""
 
+import contextlib
 import functools
+import math
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autoseg.data.image import ArrayImage, Box, Geometry, Image, geometry_from_itk
+from autoseg.data.io_guard import check_memory, claimed_bytes, no_memory, quiet
+from autoseg.data.io_headers import MetaHeader, check_header
 from autoseg.errors import ImageError
 
 MODALITY = "0008|0060"  # DICOM tag
@@ -24,6 +29,9 @@ CAUSES = {
     "fread got only": "it holds fewer voxels than its header promises (truncated)",
     "MetaImageIO": "it holds fewer voxels than its header promises (truncated), or its data file is missing",
     "doesn't exist": "it does not exist",
+    "bad_alloc": "main memory does not hold it",
+    "allocate memory": "main memory does not hold it",
+    "ImportImageContainer": "main memory does not hold it",
 }
 """What to tell of ITK's own words: the first that is found in them."""
 
@@ -53,7 +61,8 @@ class SitkImage(Image):
     def __init__(self, path: Path, reader_name: str) -> None:
         self.paths = (path,)
         self.reader_name = reader_name
-        with ONE_AT_A_TIME:
+        check_header(path, reader_name)
+        with ONE_AT_A_TIME, quiet():
             self._read_header(path)
 
     def _read_header(self, path: Path) -> None:
@@ -71,12 +80,16 @@ class SitkImage(Image):
         self.num_channels = 3 if self.has_alpha else components * (self.size[3] if len(self.size) == 4 else 1)
         self.notes = (ALPHA_NOTE,) if self.has_alpha else ()
         self.components = components
-        self.tags = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+        self.tags = dict(_tags(reader))
         self.modality = self.tags.get(MODALITY, "").strip()
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """Read the file, or the part inside the box (ITK's readers of MetaImage and others read only that part)."""
-        with ONE_AT_A_TIME:
+        if self.reader_name == "MetaImageIO":
+            MetaHeader(self.paths[0]).check_content()
+        part = 1.0 if box is None else math.prod((b - a) / n for (a, b), n in zip(box, self.shape, strict=True))
+        check_memory(self.paths[0], int(2 * part * claimed_bytes(self)))  # ITK's image, and the array made of it
+        with ONE_AT_A_TIME, quiet():
             reader = self._reader()
             if box is not None:
                 sides = box[3 - min(len(self.size), 3) :]
@@ -104,6 +117,8 @@ class SitkImage(Image):
             return step()
         except RuntimeError as fault:
             raise image_error(self.paths[0], fault) from fault
+        except MemoryError as fault:
+            raise no_memory(self.paths[0], 2 * claimed_bytes(self)) from fault
 
     def _check_axes(self, components: int) -> None:
         if len(self.size) not in (2, 3, 4) or (len(self.size) == 4 and components > 1) or 0 in self.size:
@@ -112,6 +127,13 @@ class SitkImage(Image):
                 f"{self.paths[0]} has {axes}; an image has 2, 3, or 4 (the fourth for channels). Split it into one "
                 "file per channel"
             )
+
+
+def _tags(reader: Any) -> Iterator[tuple[str, str]]:
+    """Give the text beside an image, but for what is no text."""
+    for key in reader.GetMetaDataKeys():
+        with contextlib.suppress(TypeError, UnicodeError):
+            yield key, reader.GetMetaData(key)
 
 
 def _dtype(path: Path, pixel_id: int) -> np.dtype:
@@ -139,11 +161,6 @@ def image_error(path: Path, fault: Exception) -> ImageError:
         line = re.split(r"ERROR:\s*", text)[-1].strip().splitlines()
         cause = re.sub(r"^\w+\(0x[0-9a-f]+\):\s*", "", line[0] if line else "unknown cause").rstrip(".")
     return ImageError(f"{path} cannot be read: {cause}. Copy or export the file again")
-
-
-def truncated(path: Path, how: str) -> ImageError:
-    """Make the error of a file that is shorter than it should be, or damaged."""
-    return ImageError(f"{path} is truncated or damaged: {how}. Copy or export the file again")
 
 
 def image_from_sitk(image: Any) -> Image:

@@ -7,7 +7,6 @@ Source: TIFF 6.0 (Adobe, 1992) section 2, BigTIFF's wider offsets; ImageJ's Tiff
 """
 
 import contextlib
-import json
 import math
 import re
 import struct
@@ -18,8 +17,10 @@ from typing import BinaryIO
 import numpy as np
 
 from autoseg.data.image import Box, Image, crop, unplaced, with_spacing
-from autoseg.data.io_sitk import SitkImage, truncated
+from autoseg.data.io_headers import truncated
+from autoseg.data.io_sitk import SitkImage
 from autoseg.errors import ImageError
+from planners.records import parse, shown
 
 DESCRIPTION, X_RESOLUTION = 270, 282
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -27,6 +28,10 @@ VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 
 NEEDED = {258, 273, 279, 282, 283, 324, 325, 339}
 """Tags without which a page cannot be read rightly: bits, strips, tiles, resolutions, sample format."""
+
+MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+MOST_PAGES = 500_000
+"""Assumption: no stack has more; walking along them takes seconds."""
 
 PRINT_DPI = (72.0, 96.0, 150.0, 200.0, 300.0, 600.0)
 """Resolutions that programs write when they mean paper or a screen, not the object (assumption)."""
@@ -50,9 +55,9 @@ def open_tiff(path: Path) -> Image:
     Raises:
         ImageError: it is unreadable or truncated.
     """
+    pages = _read_pages(path)  # first: ITK would run along pages in a circle for ever
     image: Image = SitkImage(path, "TIFFImageIO")
-    pages = _read_pages(path)
-    dpi = 25.4 / image.geometry.spacing_mm[2]
+    dpi = 25.4 / (image.geometry.spacing_mm[2] or math.inf)  # what is no size is refused later
     if any(math.isclose(dpi, value, rel_tol=1e-3) for value in PRINT_DPI):
         image.notes = (*image.notes, f"{dpi:.0f} dpi is a print resolution, not a pixel size: 1 mm assumed")
         image.geometry = unplaced(image.geometry)
@@ -102,7 +107,7 @@ def apply_sidecar(image: Image, path: Path) -> Image:
         if spacing is None:
             continue
         if len(spacing) not in (2, 3) or not all(math.isfinite(value) and value > 0 for value in spacing):
-            raise ImageError(f"{sidecar}: the pixel size {spacing} is none. Give two or three positive numbers")
+            raise ImageError(f"{sidecar}: the pixel size {shown(spacing)} is none. Give two or three positive numbers")
         full = [image.geometry.spacing_mm[0]] * (3 - len(spacing)) + spacing
         image.geometry = with_spacing(image.geometry, full)
         return image
@@ -111,12 +116,12 @@ def apply_sidecar(image: Image, path: Path) -> Image:
 
 def _sidecar_spacing(sidecar: Path) -> list[float] | None:
     try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        content = parse(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict):
         return None
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         if isinstance(content.get("spacing"), list):
             return [float(value) for value in content["spacing"]]
         scale = MILLIMETRES.get(content.get("PixelSizeUnits", "mm"))
@@ -140,12 +145,16 @@ def _read_pages(path: Path) -> Pages:
     """
     with path.open("rb") as file:
         head = file.read(16)
+        if len(head) < 16 or head[:4] not in MAGIC:
+            return Pages(0, "", 0.0)  # ITK says what it is not
         order = "<" if head[:2] == b"II" else ">"
         big = struct.unpack_from(order + "H", head, 2)[0] == 43
         offset = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
         size = path.stat().st_size
         count, description, resolution, seen = 0, "", 0.0, set()
-        while offset and offset not in seen:
+        while offset:
+            if offset in seen or count == MOST_PAGES:
+                raise truncated(path, f"the chain of its pages has no end after page {count}")
             seen.add(offset)
             directory = _read_directory(file, order, offset, big=big) if offset < size else None
             if directory is None:

@@ -110,12 +110,24 @@ def check_ids_fit(path: Path, num_objects: int) -> None:
     Raises:
         ImageError: there are more; the message says what to do.
     """
-    ending = next((item for item in WRITERS if path.name.lower().endswith(item)), "")
-    if ending and num_objects > (most := int(np.iinfo(WRITERS[ending][1][-1]).max)):
+    ending, most = _most_ids(path)
+    if num_objects > most:
         raise ImageError(
             f"{path}: {num_objects:,} objects were found, and {ending} files hold numbers up to {most:,}. Give the "
             "image as TIFF or NIfTI (.tif, .nii.gz): a segmentation is written in the format of its image"
         )
+
+
+def ids_fit(path: Path, num_objects: int) -> bool:
+    """Tell whether a file of this format can number so many objects."""
+    return num_objects <= _most_ids(path)[1]
+
+
+def _most_ids(path: Path) -> tuple[str, int]:
+    """Give the ending of a file, and the largest number that its format holds."""
+    ending = next((item for item in WRITERS if path.name.lower().endswith(item)), "")
+    types = WRITERS[ending][1] if ending else INTEGERS
+    return ending, int(np.iinfo(types[-1]).max)
 
 
 def replace_whole(path: Path, ending: str, write: Callable[[Path], None]) -> None:

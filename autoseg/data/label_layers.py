@@ -3,6 +3,8 @@
 Everyone who trains on a label or scores with it reads it here, so that all see the same.
 """
 
+import dataclasses
+
 import numpy as np
 
 from autoseg.data.image import Image, shape_text
@@ -56,6 +58,15 @@ def read_layers(label: Image, classes: Image | None, labels: Labels) -> np.ndarr
     layers[0] = labels.encode(values)
     layers[1] = number_objects(ids * _with_instances(labels)[layers[0]])[0]
     return layers
+
+
+def as_predicted(labels: Labels) -> Labels:
+    """Give the labels by which predictions are read.
+
+    Where objects are told apart no number of a prediction means that nothing is annotated: the ignore value is the id
+    of an object there as any other number.
+    """
+    return dataclasses.replace(labels, ignore=None) if labels.instance_classes else labels
 
 
 def split_ids(label_ZYX: np.ndarray, classes_ZYX: np.ndarray | None, labels: Labels) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from autoseg.data.object_runs import runs_of
+
 FACES = ((0, 1), (1, 0))
 NEIGHBOURS = (*FACES, (1, -1), (1, 1))
 """Half of the rows (z, y) around a row; the other half sees the same pairs from the other side."""
@@ -49,13 +51,10 @@ class _Runs(NamedTuple):
 
 def _runs(numbers_ZYX: np.ndarray) -> _Runs:
     _, height, length = numbers_ZYX.shape
-    plane_voxels, found = height * (length + 2), []
-    for z, plane in enumerate(numbers_ZYX):
-        flat = np.pad(plane, ((0, 0), (1, 1))).reshape(-1)
-        steps = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        inside = np.flatnonzero(flat[steps] > 0)
-        starts, ends = steps[inside], steps[inside + 1]  # rows end empty, so another step follows
-        found.append((starts + z * plane_voxels, ends + z * plane_voxels, flat[starts]))
+    found = []
+    for runs in runs_of(numbers_ZYX):
+        row = (runs.z * height + runs.y) * (length + 2) + 1  # its first voxel, after the empty one
+        found.append((row + runs.first, row + runs.last + 1, runs.number))
     starts, ends, owners = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _Runs(starts, ends, owners)
 

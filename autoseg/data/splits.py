@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoseg.errors import DatasetError
+from planners.records import short
 
 NUM_FOLDS = 5  # nnU-Net v2's, as is the seed
 SEED = 12345
@@ -139,4 +140,4 @@ def _splits(ordered: Sequence[str], parts: Sequence[set[str]], source: str) -> S
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(short, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,21 +2,22 @@
 
 Settings are tried one after the other, each with the best values of those before it. What is reported is cross-fitted:
 every case is scored with the settings that were fitted on the cases of the other folds, as a new case would be. Where
-that is not better than the settings as planned, those stay.
+that is not better than the settings as planned by more than luck, those stay.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoseg.evaluation.criterion import beats
 from autoseg.evaluation.overlap import mean_of
 from autoseg.evaluation.statistics import Difference, paired_difference
 
 Setting = tuple[tuple[str, Any], ...]
 """Settings of a decoder by name, in the order of the names; those that are not named are as planned."""
 
-Values = Mapping[str, float | None]
-"""Per case a score; None where it is not defined."""
+Values = Mapping[str, float]
+"""Per case a score. Every case has one, whatever was decoded: candidates are compared on the same cases."""
 
 Score = Callable[[Sequence[Setting], Sequence[str]], Mapping[Setting, Values]]
 """Decodes some cases with each of some settings, and scores them."""
@@ -34,6 +35,8 @@ class FittedDecoding:
 
     Attributes:
         decode: the settings to decode new images with; empty where those as planned stay.
+        by_part: per part the settings that were fitted on the others, with which ``values`` were scored; empty where
+            those as planned stay.
         values: per case its score: cross-fitted, or as planned.
         planned: per case its score with the settings as planned.
         tried: the settings fitted on all cases, whether they are taken or not; empty: as planned.
@@ -42,6 +45,7 @@ class FittedDecoding:
     """
 
     decode: dict[str, Any] = field(default_factory=dict)
+    by_part: Mapping[Hashable, dict[str, Any]] = field(default_factory=dict)
     values: Values
     planned: Values
     tried: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +54,7 @@ class FittedDecoding:
 
     @property
     def score(self) -> float | None:
-        """The mean over the cases that have a value."""
+        """The mean over the cases; None where there is none."""
         return mean_of(self.values.values())
 
 
@@ -68,10 +72,10 @@ def fit_decoding(
     """
     parts, cases = tuple(dict.fromkeys(part_of.values())), list(part_of)
     planned = dict(score([AS_PLANNED], cases)[AS_PLANNED])
-    if len(parts) < 2 or mean_of(planned.values()) is None:
+    if len(parts) < 2:
         return FittedDecoding(values=planned, planned=planned)
     sample = _sample(part_of, most)
-    known: dict[Setting, dict[str, float | None]] = {AS_PLANNED: planned}
+    known: dict[Setting, dict[str, float]] = {AS_PLANNED: planned}
     subsets: dict[Hashable, list[str]] = {part: [case for case in sample if part_of[case] != part] for part in parts}
     subsets[_ALL] = sample
     best: dict[Hashable, Setting] = dict.fromkeys(subsets, AS_PLANNED)
@@ -87,9 +91,10 @@ def fit_decoding(
             known[setting] |= score([setting], rest)[setting]
     crossed = {case: known[best[part]][case] for case, part in part_of.items()}
     difference = paired_difference([crossed[case] for case in cases], [planned[case] for case in cases])
-    accepted = best[_ALL] != AS_PLANNED and difference is not None and difference.mean > 0
+    accepted = best[_ALL] != AS_PLANNED and beats(difference)
     return FittedDecoding(
         decode=dict(best[_ALL]) if accepted else {},
+        by_part={part: dict(best[part]) for part in parts} if accepted else {},
         values=crossed if accepted else planned,
         planned=planned,
         tried=dict(best[_ALL]),

@@ -24,11 +24,14 @@ class ObjectErrors:
         prediction: (m) per object of the prediction: ``right``, ``merged``, ``split`` or ``invented``.
         label_iou: (n) IoU with the partner it was matched with; where it has none, the highest with any; 0 where
             nothing meets it.
+        surplus: (m) whether an object of the prediction is a piece (``split``) of one of the label that is right: the
+            label says nothing of it.
     """
 
     label: np.ndarray
     prediction: np.ndarray
     label_iou: np.ndarray
+    surplus: np.ndarray
 
 
 class _Links(NamedTuple):
@@ -71,7 +74,9 @@ def find_errors(table: Contingency, threshold: float = 0.5) -> ObjectErrors:
     best = np.zeros(table.num_labelled)
     np.maximum.at(best, table.label_index, table.iou)
     best[found.label_index] = found.iou
-    return ObjectErrors(label=label, prediction=prediction, label_iou=best)
+    surplus = np.zeros(table.num_predicted, dtype=bool)
+    surplus[lies_in.prediction[is_matched[lies_in.label]]] = True
+    return ObjectErrors(label=label, prediction=prediction, label_iou=best, surplus=surplus & (prediction == SPLIT))
 
 
 def _links(table: Contingency, chosen: np.ndarray) -> _Links:

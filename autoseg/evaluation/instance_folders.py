@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.check_problem import count
+from autoseg.data.instance_labels import CLASSES
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
 from autoseg.errors import AutosegError, DatasetError
 from autoseg.evaluation.contingency import contingency
@@ -30,9 +31,6 @@ from autoseg.evaluation.instance_records import (
 from autoseg.evaluation.statistics import bootstrap_mean
 
 __all__ = ["InstanceComparison", "evaluate_instances"]
-
-CLASSES = "classes"
-"""Folder inside those of predictions and labels that holds a map of classes for each image, where there are several."""
 
 
 def evaluate_instances(

@@ -16,6 +16,7 @@ class CaseObjectFacts:
         label_errors: ``right``, ``missed``, ``merged`` or ``split`` (``instance_errors``).
         prediction_diameters: as of the label.
         prediction_errors: ``right``, ``invented``, ``merged`` or ``split``.
+        surplus: how many of the predicted are pieces (``split``) of a labelled object that is right.
     """
 
     case: str
@@ -24,6 +25,7 @@ class CaseObjectFacts:
     label_errors: tuple[str, ...]
     prediction_diameters: tuple[float, ...]
     prediction_errors: tuple[str, ...]
+    surplus: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,18 @@
 """Selection where objects are told apart: which target, and how it is decoded, by the objects found out of fold.
 
 The number is the F1 of objects at an IoU of 0.5, image by image, averaged over images: found, merged and split objects
-decide it, not outlines. Objects are matched whatever their class. Averages of several configurations are candidates
-where their targets are equal; with equal weights, for the settings of the decoder are fitted already.
+decide it, not outlines. Objects are matched whatever their class. An image without objects in label and prediction
+counts as 1, so that inventing an object costs there what it should, and all candidates are judged on the same images.
+Averages of several configurations are candidates where their targets are equal; with equal weights, for the settings of
+the decoder are fitted already.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoseg.evaluation.choice_reasons import difference_text
+from autoseg.evaluation.criterion import beats
 from autoseg.evaluation.decode_fitting import FittedDecoding, Values
 from autoseg.evaluation.metric_records import Interval
 from autoseg.evaluation.overlap import Scores, collect, mean_of, score_text
@@ -21,7 +24,7 @@ from autoseg.evaluation.selection import (
     make_choice,
     nothing_to_compare,
 )
-from autoseg.evaluation.statistics import bootstrap_mean, paired_difference
+from autoseg.evaluation.statistics import LEAST_CASES, bootstrap_mean, paired_difference
 from autoseg.evaluation.weights import Names
 from planners.plan import Reason
 
@@ -37,14 +40,16 @@ class JudgedObjects:
     Attributes:
         configurations: whose maps are averaged.
         fitted: its scores and the settings of its decoder.
-        components: per case the score that the components of its foreground would have.
+        components: per case whose labelled objects touch, the score that the components of its foreground would have.
         scores: Dice of what its folds have left; None of an average.
+        empty: the cases whose label holds no object.
     """
 
     configurations: Names
     fitted: FittedDecoding
     components: Values
     scores: Scores | None = None
+    empty: Collection[str] = ()
 
     @property
     def name(self) -> str:
@@ -86,6 +91,7 @@ def choose_objects(
         interval=chosen.interval,
         score=chosen.score,
         decode=chosen.decode,
+        decode_by_part={str(part): settings for part, settings in best.fitted.by_part.items()},
     )
 
 
@@ -101,7 +107,7 @@ def with_dice(choice: Choice, scores: Scores) -> Choice:
     )
 
 
-def _settings_text(decode: dict[str, object]) -> str:
+def settings_text(decode: Mapping[str, object]) -> str:
     """Write settings by their names: ``foreground 0.4, smallest 12``."""
     shown = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in decode.items()]
     return ", ".join(shown)
@@ -130,6 +136,8 @@ def _on(values: Values, cases: Collection[str]) -> Interval | None:
 def _why_best(best: JudgedObjects, measured: Sequence[JudgedObjects]) -> Reason:
     own = f"mean F1@0.5 {_with_interval(bootstrap_mean(list(best.fitted.values.values())))}"
     own += f" on {len(best.fitted.values)} images"
+    if empty := len(set(best.empty)):
+        own += f" ({empty} of them labelled without objects: 1 where none is found, else 0)"
     others = sorted((item for item in measured if item is not best), key=lambda item: -(item.fitted.score or 0.0))
     if not others:
         return Reason(about="choice.configurations", rule="only-candidate", because=f"{own}; the only candidate")
@@ -138,7 +146,7 @@ def _why_best(best: JudgedObjects, measured: Sequence[JudgedObjects]) -> Reason:
     )
     cases = list(best.fitted.values)
     first, second = ([item.fitted.values[case] for case in cases] for item in (best, others[0]))
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    pairs = list(zip(first, second, strict=True))
     difference = paired_difference(first, second)
     because = (
         f"{best.name}: {own}, of {len(measured)} candidates, against {listed}; better than {others[0].name} in "
@@ -147,7 +155,7 @@ def _why_best(best: JudgedObjects, measured: Sequence[JudgedObjects]) -> Reason:
     )
     if best.fitted.score == others[0].fitted.score:
         because += "; of equals the first is taken"
-    elif difference is not None and difference.low <= 0:
+    elif not beats(difference):
         because += ", which may be luck"
     return Reason(about="choice.configurations", rule="highest-mean-f1", because=because)
 
@@ -170,28 +178,35 @@ def _why_touching(
 
 
 def _why_decoding(best: JudgedObjects, measured: Sequence[JudgedObjects]) -> tuple[Reason, ...]:
-    reasons = []
-    for item in [best, *(other for other in measured if other is not best)]:
-        fitted = item.fitted
-        if fitted.difference is None:
-            because, rule = f"{item.name} as planned: too few images to fit settings and judge them", "as-planned"
-        elif fitted.decode:
-            because = (
-                f"{item.name} with {_settings_text(fitted.decode)}: of {fitted.num_settings} settings tried the best"
-            )
-            because += "; fitted on the other folds, and judged on each, better than as planned by "
-            because += difference_text(fitted.difference)
-            rule = "fitted"
-        else:
-            because = f"{item.name} as planned: of {fitted.num_settings} settings tried none is better"
-            if fitted.tried:
-                because += (
-                    f", though {_settings_text(fitted.tried)} is on all images together: fitted on the other folds, "
-                )
-                because += f"and judged on each, by {difference_text(fitted.difference)}"
-            rule = "as-planned"
-        reasons.append(Reason(about="choice.decode", rule=rule, because=because))
-    return tuple(reasons)
+    return tuple(
+        Reason(
+            about="choice.decode",
+            rule="fitted" if item.fitted.decode else "as-planned",
+            because=f"{item.name} {_fitting_text(item.fitted)}",
+        )
+        for item in [best, *(other for other in measured if other is not best)]
+    )
+
+
+def _fitting_text(fitted: FittedDecoding) -> str:
+    """Say with which settings objects are found, and what fitting them was worth."""
+    if fitted.difference is None:
+        return "as planned: too few images to fit settings and judge them"
+    worth = difference_text(fitted.difference)
+    if fitted.decode:
+        return (
+            f"with {settings_text(fitted.decode)}: of {fitted.num_settings} settings tried the best; fitted on the "
+            f"other folds, and judged on each, better than as planned by {worth}"
+        )
+    text = f"as planned: of {fitted.num_settings} settings tried none is better"
+    if fitted.tried:
+        text += (
+            f" by more than luck; {settings_text(fitted.tried)}, the best on all images together, fitted on the other "
+            f"folds, and judged on each, differs by {worth}"
+        )
+        if fitted.difference.num_cases < LEAST_CASES:
+            text += f"; fewer than {LEAST_CASES} images cannot tell"
+    return text
 
 
 def _with_interval(interval: Interval | None) -> str:

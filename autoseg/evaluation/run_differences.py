@@ -24,6 +24,7 @@ CELL = 38  # characters of a value in the table; the record has it whole
 WIDTH = 100  # characters of a line of names
 MAIN = (
     *("dataset", "trained on", "validated on", "channels", "labels", "configurations", "folds", "postprocessing"),
+    "objects found with",
     *("mirrored axes", "epochs", "epochs done", "steps per epoch", "budget", "planner", "seed", "patch size"),
 )
 """Facts that come first; of those that are equal only these are named."""

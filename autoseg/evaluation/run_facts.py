@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoseg.data.check_problem import count
 from autoseg.data.splits import Splits
 from autoseg.errors import AutosegError
+from autoseg.evaluation.instance_selection import settings_text
 from autoseg.evaluation.postprocessing import Postprocessing
 from autoseg.evaluation.selection import Choice
 from autoseg.run_folder import RunFolder, RunRecord, records_from
@@ -39,6 +40,8 @@ class Makers:
         postprocessing: rules that were applied.
         weights: shares of the configurations; empty: equal ones.
         out_of_fold: each case was predicted by networks that have not seen it.
+        decode: settings with which objects were found, where they are not those of the plan; out of fold
+            ``decode_by_part`` instead, per part of the cases.
     """
 
     configurations: tuple[str, ...]
@@ -46,6 +49,8 @@ class Makers:
     postprocessing: tuple[Postprocessing, ...] = ()
     weights: tuple[float, ...] = ()
     out_of_fold: bool = False
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    decode_by_part: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,8 @@ def makers_of_new_cases(run: RunFolder) -> Makers:
             folds=choice.folds,
             postprocessing=choice.postprocessing,
             weights=choice.weights,
+            decode=choice.decode,
+            decode_by_part=choice.decode_by_part,
         )
     for configuration in run.read(Plan, run.plan_file).configurations:
         trained = sorted(
@@ -146,11 +153,23 @@ def _of_plan(plan: Plan) -> dict[str, str]:
 
 def _of_makers(makers: Makers) -> dict[str, str]:
     shares = f" ({' : '.join(f'{weight:g}' for weight in makers.weights)})" if len(set(makers.weights)) > 1 else ""
+    found_with = _decode_text(makers)
     return {
         "configurations": " + ".join(makers.configurations) + shares or NONE,
         "folds": "the one that has not seen the case" if makers.out_of_fold else _listed(makers.folds),
         "postprocessing": "; ".join(_rule(item) for item in makers.postprocessing) or NONE,
+        **({"objects found with": found_with} if found_with else {}),
     }
+
+
+def _decode_text(makers: Makers) -> str:
+    """Write the settings with which objects were found; empty where they are the plan's, or none are told apart."""
+    if not makers.out_of_fold:
+        return settings_text(makers.decode)
+    return "; ".join(
+        f"{part if part.startswith('half') else f'fold {part}'}: {settings_text(decode) or 'as planned'}"
+        for part, decode in makers.decode_by_part.items()
+    )
 
 
 def _rule(item: Postprocessing) -> str:

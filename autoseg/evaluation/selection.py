@@ -17,6 +17,7 @@ from autoseg.evaluation.overlap import AnyPrediction, Scores, collect
 from autoseg.evaluation.postprocessing import Postprocessing
 from autoseg.evaluation.trials import Trial, choose_postprocessing
 from autoseg.evaluation.weights import Names, Weighted, Weights, weights_text
+from planners import records
 from planners.labels import Labels
 from planners.plan import Reason
 
@@ -30,8 +31,10 @@ class Candidate:
         configurations: whose probabilities are averaged.
         weights: their shares in the average; empty in older files: equal ones.
         interval: of the mean Dice, 95 % bootstrap over cases; None where nothing could be scored, and in older files.
-        mean_dice, mean_iou: mean over the foreground structures, None where nothing could be scored.
-        dice: per structure.
+        mean_dice, mean_iou: mean over the foreground structures, None where nothing could be scored. Of targets that
+            find objects it is what the folds left, decoded as planned whatever ``decode`` says; None of averages, of
+            which no fold has left any.
+        dice: per structure, likewise.
         score: what the choice's criterion gives, where that is not the mean Dice; ``interval`` is its then.
         decode: settings of the decoder that were fitted out of fold, where the target finds objects.
         touching: of objects, the same score on the images whose labelled objects touch; None where none do.
@@ -61,14 +64,18 @@ class Choice:
         structures: names of what was scored.
         num_cases: cases with out-of-fold predictions of every candidate.
         criterion: what was maximised, before postprocessing.
-        mean_dice, mean_iou, dice: with the postprocessing applied; None where nothing could be scored.
+        mean_dice, mean_iou, dice: with the postprocessing applied; None where nothing could be scored. Where objects
+            are found, of what lies in ``out_of_fold``: decoded with ``decode_by_part``, averages too.
         interval: of that mean Dice, 95 % bootstrap over cases.
         mean_before, dice_before: mean Dice and Dice per structure before postprocessing.
         candidates: in the order in which ties are decided.
         trials: every postprocessing rule that was tried, before and after.
         reasons: why this and no other.
         score: what the criterion gives, where that is not the mean Dice; ``interval`` is its then.
-        decode: settings of the decoder that were fitted out of fold, where the target finds objects.
+        decode: settings of the decoder that were fitted out of fold, where the target finds objects: on all images,
+            for new ones.
+        decode_by_part: per part (fold; of one fold alone each half of its images) the settings that were fitted on the
+            other parts. ``score`` was judged with them, and what lies in ``out_of_fold`` was decoded with them.
     """
 
     configurations: Names
@@ -89,6 +96,14 @@ class Choice:
     dice_before: tuple[float | None, ...] = ()
     score: float | None = None
     decode: dict[str, Any] = field(default_factory=dict)
+    decode_by_part: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def predictions_digest(self) -> str:
+        """Identify what lies in ``out_of_fold`` where it was made for this choice."""
+        parts: list[Any] = [self.configurations, self.weights]
+        fitted = [item for item in (self.decode, self.decode_by_part) if item]
+        return records.digest([*parts, *fitted])
 
 
 def candidates_of(configurations: Sequence[str]) -> tuple[Names, ...]:

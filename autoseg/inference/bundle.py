@@ -14,7 +14,6 @@ anything is read; a name that is none of these is refused. Equal models are equa
 import dataclasses
 import errno
 import hashlib
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -175,18 +174,21 @@ def _manifest(archive: zipfile.ZipFile, bundle: Path) -> Manifest:
     if about is None or about.file_size > MOST_MANIFEST_BYTES:
         raise ModelError(f"{bundle} is no bundle of autoseg: it holds no {MANIFEST}. Give one that it has exported")
     try:
-        content = json.loads(archive.read(about))
+        content = records.parse(archive.read(about).decode("utf-8"))
         version = content.get("format", FORMAT) if isinstance(content, dict) else FORMAT
         if version != FORMAT:  # before the rest, whose fields may be others there
             raise ModelError(f"{bundle} has format {version}, this program knows {FORMAT}. Take a newer autoseg")
         manifest = records.from_json(Manifest, content)
     except ValueError as fault:
-        raise ModelError(f"{bundle}: {MANIFEST} cannot be understood: {fault}. Copy the file anew") from fault
+        raise ModelError(
+            f"{bundle}: {MANIFEST} cannot be understood: {records.short(str(fault))}. Copy the file anew"
+        ) from fault
     strange = [name for name in manifest.files if name not in RECORDS and not WEIGHTS.fullmatch(name)]
     strange += [name for name in manifest.files if ".." in Path(name).parts]
     strange += sorted(set(entries) ^ {MANIFEST, *manifest.files})
     if strange or len(entries) != len(archive.infolist()):
-        raise ModelError(f"{bundle} holds or names {strange[:1] or ['a file twice']}, which belongs into no bundle")
+        what = records.shown(strange[0]) if strange else "a file twice"
+        raise ModelError(f"{bundle} holds or names {what}, which belongs into no bundle")
     for name, file in manifest.files.items():
         entry = entries[name]
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != file.num_bytes:

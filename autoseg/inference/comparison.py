@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from autoseg.data.io import open_image, open_label, output_ending, write_segmentation
-from autoseg.data.label_layers import read_layers
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case
+from autoseg.evaluation.labelled_objects import read_label_layers
 from autoseg.evaluation.overlap import (
     CasePrediction,
     CaseScore,
@@ -49,6 +49,11 @@ def prediction_file(folder: FoldFolder, files: CaseFiles) -> Path:
     return folder.validation / f"{files.id}{output_ending(files.images[0])}"
 
 
+def out_of_fold_file(run: RunFolder, files: CaseFiles) -> Path:
+    """Give the place of a case's prediction by what was chosen, where the run keeps such (see ``RunFolder``)."""
+    return run.out_of_fold / f"{files.id}{output_ending(files.images[0])}"
+
+
 def logits_file(folder: FoldFolder, case_id: str) -> Path:
     """Give the place of a validation case's logits on the preprocessed grid (see ``kept_logits``)."""
     return folder.validation / f"{case_id}{LOGITS_ENDING}"
@@ -61,16 +66,8 @@ def read_label(files: CaseFiles, plan: Plan) -> np.ndarray:
 
 def read_label_and_spacing(files: CaseFiles, plan: Plan) -> tuple[np.ndarray, tuple[float, float, float]]:
     """Read a case's label as inner class indices z, y, x, and its spacing in mm."""
-    layers, spacing_mm = read_label_layers(files, plan)
+    layers, spacing_mm = read_label_layers(files, plan.labels)
     return layers[0], spacing_mm
-
-
-def read_label_layers(files: CaseFiles, plan: Plan) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Read a case's label as layers (see ``read_layers``), and its spacing in mm."""
-    assert files.label is not None, "only labelled cases are validated"
-    opened = open_label(Path(files.label))
-    classes = None if files.classes is None else open_label(Path(files.classes))
-    return read_layers(opened, classes, plan.labels), opened.geometry.spacing_mm
 
 
 def largest_slab(part: LogitsPart) -> int:
@@ -213,5 +210,4 @@ class Comparison:
     def _keep(self, files: CaseFiles, segmentation: np.ndarray) -> None:
         """Write what only this comparison computes, before postprocessing as in the folds, to be looked at later."""
         geometry = open_image([Path(path) for path in files.images]).geometry
-        path = self.run.out_of_fold / f"{files.id}{output_ending(files.images[0])}"
-        write_segmentation(path, self.plan.labels.decode(segmentation), geometry)
+        write_segmentation(out_of_fold_file(self.run, files), self.plan.labels.decode(segmentation), geometry)

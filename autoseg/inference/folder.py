@@ -20,9 +20,9 @@ from autoseg.data.io import (
     write_segmentation,
 )
 from autoseg.errors import ImageError, OptionError, RunFolderError
+from autoseg.evaluation.labelled_objects import classes_file
 from autoseg.inference.confidence import ConfidenceWatcher
 from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart, Slab, check_probabilities
-from autoseg.inference.instances import classes_file
 from autoseg.inference.model import digest_of
 from autoseg.inference.object_files import has_all_files, remove_companions, write_objects
 from autoseg.inference.quality import QualityFile
@@ -293,7 +293,7 @@ class FolderJob:
         write_segmentation(self._file(case), segmentation, about.geometry)
 
     def _write_objects(self, case: Case, about: "_About", parts: list[LogitsPart]) -> None:
-        objects = self.predictor.objects(parts)
+        objects = self.predictor.objects(parts, consume=True)
         self.quality.add(self.predictor.judge.rate(case.id, None, about.warnings))
         write_objects(self._file(case), objects, self.predictor.plan.labels, about.geometry)
         self._num_objects += len(objects)

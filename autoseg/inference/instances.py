@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.image import Geometry
-from autoseg.data.io import write_segmentation
-from autoseg.data.io_write import check_ids_fit
+from autoseg.data.io import image_stem, write_segmentation
+from autoseg.data.io_write import check_ids_fit, ids_fit
+from autoseg.evaluation.labelled_objects import classes_file
 from autoseg.inference.logits_part import LogitsPart, average
 from autoseg.preprocessing.label_resampling import resample_label
 from autoseg.preprocessing.preprocess import uncrop_and_untranspose
@@ -22,8 +23,11 @@ from autoseg.targets.object_maps import keep_objects
 from planners.labels import Labels
 from planners.plan import Plan
 
-CLASSES = "classes"
-"""Folder beside maps of ids that holds the maps of their classes, where there is more than one."""
+ROOMY_ENDING = ".tif"
+"""Of maps that a run keeps for itself where the image's own format (PNG) cannot number as many objects."""
+
+PART_VOXELS = 1 << 20
+"""Voxels looked at in one go: some tens of MB of temporary arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,9 @@ class SegmentedObjects:
         return len(self.classes) - 1
 
 
-def segment_objects(parts: Sequence[LogitsPart], target: InstanceTarget, plan: Plan) -> SegmentedObjects:
+def segment_objects(
+    parts: Sequence[LogitsPart], target: InstanceTarget, plan: Plan, *, consume: bool = False
+) -> SegmentedObjects:
     """Find the objects of one case on the grid of its image.
 
     A target of two dimensions finds them in every slice of a volume alone.
@@ -56,40 +62,63 @@ def segment_objects(parts: Sequence[LogitsPart], target: InstanceTarget, plan: P
         parts: one per configuration, of equal targets; several are averaged by their weights.
         target: decodes.
         plan: gives the order of axes.
+        consume: nobody needs the logits any more: those of a single part become its maps, and no second array of their
+            size is held.
     """
-    return objects_of_maps(mean_maps(parts, target), parts[0], target, plan)
+    maps, part = mean_maps(parts, target, consume=consume), parts[0]
+    found = target.instances(maps)
+    ids = _as_read(found.ids, part, plan)
+    there = _which_are_there(ids, len(found.classes))
+    return SegmentedObjects(
+        ids=ids if there.all() else keep_objects(ids, there),
+        classes=found.classes[there],
+        probabilities=_mean_probabilities(maps, found, target)[there],
+        others=_as_read(target.other_classes(maps), part, plan) if target.has_others else None,
+    )
 
 
-def mean_maps(parts: Sequence[LogitsPart], target: InstanceTarget) -> np.ndarray:
-    """Average the probabilities (vectors, affinities) of some parts on the preprocessed grid of the first; float32."""
-    grid, weights = parts[0].grid, [part.weight for part in parts]
+def mean_maps(parts: Sequence[LogitsPart], target: InstanceTarget, *, consume: bool = False) -> np.ndarray:
+    """Average the probabilities (vectors, affinities) of some parts on the preprocessed grid of the first; float32.
+
+    Args:
+        parts, target, consume: as of ``segment_objects``.
+    """
+    grid, weights, first = parts[0].grid, [part.weight for part in parts], parts[0].logits_KZYX
     resamplers = [part.onto(grid.shape, grid.spacing_mm) for part in parts]
-    maps = np.empty((len(parts[0].logits_KZYX), *grid.shape), dtype=np.float32)
+    maps = first if consume and len(parts) == 1 else None
+    if not isinstance(maps, np.ndarray) or maps.dtype != np.float32 or not maps.flags.writeable:
+        maps = np.empty((len(first), *grid.shape), dtype=np.float32)
     for z in range(grid.shape[0]):
         maps[:, z : z + 1] = average((target.probabilities(item.slab(z, z + 1)) for item in resamplers), weights)
     return maps
 
 
-def objects_of_maps(maps_KZYX: np.ndarray, part: LogitsPart, target: InstanceTarget, plan: Plan) -> SegmentedObjects:
-    """Find the objects in averaged maps, and bring them to the image's grid.
+def ids_of_maps(maps_KZYX: np.ndarray, part: LogitsPart, target: InstanceTarget, plan: Plan) -> Instances:
+    """Find the objects in averaged maps as ``segment_objects`` does: what scoring them needs, and no more.
 
     Args:
         maps_KZYX: as of ``mean_maps``, on the grid of ``part``.
         part: the first of those averaged.
         target, plan: as of ``segment_objects``.
+
+    Returns:
+        Ids on the image's grid, and their classes; the ids of objects that have vanished there are missing.
     """
-    return _on_image(target.instances(maps_KZYX), maps_KZYX, part, target, plan)
+    found = target.instances(maps_KZYX)
+    return Instances(_as_read(found.ids, part, plan), found.classes)
 
 
-def components_of_maps(maps_KZYX: np.ndarray, part: LogitsPart, target: InstanceTarget, plan: Plan) -> SegmentedObjects:
-    """Find the connected components of the foreground of averaged maps, on the image's grid: for comparison.
+def components_of_maps(maps_KZYX: np.ndarray, part: LogitsPart, target: InstanceTarget, plan: Plan) -> Instances:
+    """Find the connected components of the foreground of averaged maps: for comparison.
 
     Args:
-        maps_KZYX: as of ``mean_maps``, on the grid of ``part``.
-        part: the first of those averaged.
-        target, plan: as of ``segment_objects``.
+        maps_KZYX, part, target, plan: as of ``ids_of_maps``.
+
+    Returns:
+        As ``ids_of_maps``.
     """
-    return _on_image(target.components(maps_KZYX), maps_KZYX, part, target, plan)
+    found = target.components(maps_KZYX)
+    return Instances(_as_read(found.ids, part, plan), found.classes)
 
 
 def class_map(objects: SegmentedObjects, labels: Labels) -> np.ndarray:
@@ -122,25 +151,28 @@ def write_object_maps(path: Path, objects: SegmentedObjects, labels: Labels, geo
     write_segmentation(path, objects.ids, geometry)
 
 
-def classes_file(path: Path) -> Path:
-    """Give the place of the map of classes that goes with a map of ids."""
-    return path.parent / CLASSES / path.name
+def keep_object_maps(path: Path, objects: SegmentedObjects, labels: Labels, geometry: Geometry) -> None:
+    """Write maps that a run keeps for itself, as ``write_object_maps``; as TIFF where the format holds too few ids.
+
+    What an earlier one of the two has left goes: of a case there is one map.
+
+    Raises:
+        ImageError: the disk fails.
+    """
+    written = path if ids_fit(path, len(objects)) else _roomy(path)
+    for other in {path, _roomy(path)} - {written}:
+        other.unlink(missing_ok=True)
+        classes_file(other).unlink(missing_ok=True)
+    write_object_maps(written, objects, labels, geometry)
 
 
-def _on_image(
-    found: Instances, maps_KZYX: np.ndarray, part: LogitsPart, target: InstanceTarget, plan: Plan
-) -> SegmentedObjects:
-    """Bring found objects from the preprocessed grid to the image's; what vanishes there leaves no gap."""
-    ids = _as_read(found.ids, part, plan)
-    there = np.bincount(ids.ravel(), minlength=len(found.classes)) > 0
-    there[0] = True
-    chance = target.foreground_probability(maps_KZYX)
-    return SegmentedObjects(
-        ids=ids if there.all() else keep_objects(ids, there),
-        classes=found.classes[there],
-        probabilities=_mean_inside(chance, found.ids, len(found.classes))[there],
-        others=_as_read(target.other_classes(maps_KZYX), part, plan) if target.has_others else None,
-    )
+def find_kept_map(path: Path) -> Path:
+    """Give the place at which ``keep_object_maps`` has left a map of ids; ``path`` itself where there is none."""
+    return path if path.exists() or not _roomy(path).exists() else _roomy(path)
+
+
+def _roomy(path: Path) -> Path:
+    return path.with_name(image_stem(path) + ROOMY_ENDING)
 
 
 def _as_read(map_ZYX: np.ndarray, part: LogitsPart, plan: Plan) -> np.ndarray:
@@ -150,9 +182,23 @@ def _as_read(map_ZYX: np.ndarray, part: LogitsPart, plan: Plan) -> np.ndarray:
     return uncrop_and_untranspose(inside, grid, plan.axis_order)
 
 
-def _mean_inside(values: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
-    """Average values over the voxels of each object; 0 for background."""
-    flat = ids.ravel()
-    means = np.bincount(flat, values.ravel(), count) / np.maximum(np.bincount(flat, minlength=count), 1)
+def _which_are_there(ids_ZYX: np.ndarray, count: int) -> np.ndarray:
+    """Tell which ids below ``count`` occur in a map; 0 does, always."""
+    there, flat = np.zeros(count, dtype=bool), ids_ZYX.reshape(-1)
+    there[0] = True
+    for start in range(0, flat.size, PART_VOXELS):
+        there[flat[start : start + PART_VOXELS]] = True
+    return there
+
+
+def _mean_probabilities(maps_KZYX: np.ndarray, found: Instances, target: InstanceTarget) -> np.ndarray:
+    """Average the probability of the foreground over the voxels of each object, a part at a time; 0 for background."""
+    sums, sizes = np.zeros((2, len(found.classes)))
+    ids, maps = found.ids.reshape(-1), maps_KZYX.reshape(len(maps_KZYX), -1)
+    for start in range(0, ids.size, PART_VOXELS):
+        some = slice(start, start + PART_VOXELS)
+        sums += np.bincount(ids[some], target.foreground_probability(maps[:, some]), len(sums))
+        sizes += np.bincount(ids[some], minlength=len(sizes))
+    means = sums / np.maximum(sizes, 1)
     means[0] = 0
     return means.astype(np.float32)

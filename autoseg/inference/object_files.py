@@ -14,8 +14,9 @@ from pathlib import Path
 from autoseg.data.io import READERS, Geometry, image_ending, image_stem, open_label
 from autoseg.data.io_write import check_ids_fit
 from autoseg.errors import ImageError
+from autoseg.evaluation.labelled_objects import classes_file
 from autoseg.inference.geojson import geojson_text
-from autoseg.inference.instances import SegmentedObjects, classes_file, write_object_maps
+from autoseg.inference.instances import SegmentedObjects, write_object_maps
 from autoseg.inference.object_table import find_places, is_flat, table_text
 from autoseg.run_folder import write_atomic
 from planners.labels import Labels

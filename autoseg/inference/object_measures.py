@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.io import open_label
-from autoseg.data.label_layers import read_layers
 from autoseg.data.parallel import MemoryGate, for_each_case
 from autoseg.evaluation.contingency import Contingency, object_classes
 from autoseg.evaluation.instance_errors import find_errors
@@ -19,11 +18,9 @@ from autoseg.evaluation.instance_folders import compare_images
 from autoseg.evaluation.instance_metrics import find_instance_protocol, parse_instance_metrics
 from autoseg.evaluation.instance_pairs import InstanceRules, MeasuredImage, score_groups
 from autoseg.evaluation.instance_results import CaseObjectFacts, InstanceResults
-from autoseg.inference.instances import classes_file
-from autoseg.inference.labelled_objects import LabelledObjects, read_objects
-from autoseg.preprocessing.instance_stats import measure_objects
+from autoseg.evaluation.labelled_objects import LabelledObjects, read_objects, read_prediction
+from autoseg.preprocessing.instance_stats import object_diameters
 from autoseg.run_folder import CaseFiles
-from planners.labels import Labels
 from planners.plan import Plan
 
 MEASURING_BYTES = 60
@@ -59,22 +56,8 @@ def measure_predictions(plan: Plan, places: Mapping[str, tuple[Path, CaseFiles]]
     return InstanceResults(comparison=comparison, objects=tuple(facts[row.case] for row in comparison.cases))
 
 
-def read_prediction(path: Path, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Read predicted objects: ids z, y, x, numbered 1, 2, … without gaps, and per id (0 first) its inner class index.
-
-    Raises:
-        DatasetError, PlanError, ImageError: a file is damaged or holds something else.
-    """
-    classes_path = classes_file(path)
-    opened = open_label(classes_path) if labels.num_classes > 2 else None
-    classes, ids = read_layers(open_label(path), opened, labels)
-    wanted = np.arange(1, int(ids.max(initial=0)) + 1)
-    found = object_classes(ids, classes, wanted) if len(wanted) else wanted
-    return ids, np.concatenate([[0], found])
-
-
 def _measure(rules: InstanceRules, plan: Plan, path: Path, files: CaseFiles) -> tuple[MeasuredImage, CaseObjectFacts]:
-    label = read_objects(files, plan)
+    label = read_objects(files, plan.labels)
     ids, classes = read_prediction(path, plan.labels)
     table = label.compare(ids, classes)
     of_objects = None
@@ -87,7 +70,7 @@ def _measure(rules: InstanceRules, plan: Plan, path: Path, files: CaseFiles) -> 
 def _facts(case: str, label: LabelledObjects, ids: np.ndarray, table: Contingency) -> CaseObjectFacts:
     errors = find_errors(table)
     labelled, predicted = (
-        measure_objects(item, label.spacing_mm, 0).diameters_mm.astype(float)[wanted - 1].tolist()
+        object_diameters(item, label.spacing_mm).astype(float)[wanted - 1].tolist()
         for item, wanted in ((label.numbered, table.label_ids), (ids, table.prediction_ids))
     )
     return CaseObjectFacts(
@@ -97,4 +80,5 @@ def _facts(case: str, label: LabelledObjects, ids: np.ndarray, table: Contingenc
         label_errors=tuple(errors.label.tolist()),
         prediction_diameters=tuple(predicted),
         prediction_errors=tuple(errors.prediction.tolist()),
+        surplus=int(errors.surplus.sum()),
     )

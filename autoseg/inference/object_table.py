@@ -14,8 +14,9 @@ from functools import cached_property
 import numpy as np
 
 from autoseg.data.io import Geometry
+from autoseg.data.object_runs import runs_of
 from autoseg.inference.instances import SegmentedObjects
-from autoseg.preprocessing.instance_stats import diameters_of, runs_of
+from autoseg.preprocessing.instance_stats import diameters_of
 from planners.labels import Labels
 
 AXES = ("z", "y", "x")

@@ -54,12 +54,21 @@ class OpenedModel:
         """Give the plan, and what of it segments new images.
 
         Raises:
-            ModelError: nothing is trained there, or something is missing.
+            ModelError: nothing is trained there, something is missing, or names lead out of the model.
         """
         with self.naming():
             _, plan = open_run(self.run.root)
             selection = select(self.run, plan)
+        if self.is_temporary:
+            self._check_inside(selection)
         return plan, replace(selection, because=self.because) if self.because else selection
+
+    def _check_inside(self, selection: Selection) -> None:
+        """Refuse a plan or a choice from elsewhere whose names lead to files of this machine."""
+        root = self.run.root.resolve()
+        for configuration, folds in (*selection.folds, *selection.previous):
+            if not all(fold.root.resolve().is_relative_to(root) for fold in folds):
+                raise ModelError(f"{self.path} names weights outside of itself ({configuration.name}). Do not use it")
 
     def facts(self) -> dict[str, str]:
         """Say what predictions depend on, by name. How nnU-Net trained is not known: the plan names our own recipe."""

@@ -1,15 +1,15 @@
 """Out-of-fold predictions: every case as the networks predict it that have not seen it; and the choice made from them.
 
-Each fold leaves the predictions of its validation cases. Where several configurations are trained it leaves their
-logits too (``kept_logits``), so that ensembles can be judged; they are deleted once the choice is made.
+Each fold leaves the predictions of its validation cases. Where several configurations are trained, or objects are told
+apart, it leaves their logits too (``kept_logits``), so that ensembles can be judged and settings of decoders fitted;
+they are deleted once the choice is made.
 """
 
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from autoseg.data.io import open_label, output_ending
+from autoseg.data.io import open_label
 from autoseg.data.parallel import MemoryGate, for_each_case
 from autoseg.errors import RunFolderError
 from autoseg.evaluation.measure import ruler_for, tabulate
@@ -22,12 +22,14 @@ from autoseg.inference.comparison import (
     LOGITS_ENDING,
     Comparison,
     logits_file,
+    out_of_fold_file,
     prediction_file,
     read_label,
     read_label_and_spacing,
 )
 from autoseg.inference.confidence import keep_confidence
-from autoseg.inference.instance_choice import choose_instances, finds_objects, out_of_fold_file
+from autoseg.inference.instance_choice import choose_instances, finds_objects
+from autoseg.inference.instances import find_kept_map
 from autoseg.inference.object_measures import measure_predictions
 from autoseg.progress import say
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
@@ -70,7 +72,7 @@ def choose_for_run(run: RunFolder) -> Choice:
             keep_confidence(run, plan, choice, scores, watched)
         # Only now: after a kill before this, all is made again, for which the logits are still there.
         # Both at once: an ensemble whose predictions nobody vouches for would never be measured.
-        _note(run, {MADE_FROM: made_from, run.out_of_fold.name: _predictions_digest(choice)})
+        _note(run, {MADE_FROM: made_from, run.out_of_fold.name: choice.predictions_digest})
     for reason in choice.reasons:
         say(f"  {reason.about.removeprefix('choice.')}: {reason.because}")
         run.log("decision", about=reason.about, rule=reason.rule, because=reason.because)
@@ -120,12 +122,6 @@ def _note(run: RunFolder, digests: Mapping[str, str]) -> None:
     run.change_record(made_from={**run.read(RunRecord, run.run_file).made_from, **digests})
 
 
-def _predictions_digest(choice: Choice) -> str:
-    """Identify what is in ``out_of_fold``."""
-    parts: list[Any] = [choice.configurations, choice.weights]
-    return records.digest([*parts, choice.decode] if choice.decode else parts)
-
-
 def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
     """Write ``metrics.json`` of the chosen predictions, unless it was made from the very same choice."""
     record = run.read(RunRecord, run.run_file)
@@ -137,7 +133,7 @@ def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
     comparison = Comparison(run, record, plan)
     places = _chosen_predictions(comparison, choice)
     absent = [case for case, (path, _) in places.items() if not path.exists()]
-    kept = record.made_from.get(run.out_of_fold.name) == _predictions_digest(choice)
+    kept = record.made_from.get(run.out_of_fold.name) == choice.predictions_digest
     of_this = len(choice.configurations) == 1 or kept
     if absent or not of_this or not places:
         run.metrics_file.unlink(missing_ok=True)
@@ -153,12 +149,12 @@ def _measure_objects_if_missing(comparison: Comparison, choice: Choice) -> None:
     """Write ``instances.json`` of the chosen predictions, unless it was made from the very same choice."""
     run, file = comparison.run, comparison.run.instances_file
     made_from = run.read(RunRecord, run.run_file).made_from
-    wanted = _predictions_digest(choice)
+    wanted = choice.predictions_digest
     digest = records.digest([made_from.get(MADE_FROM), wanted])
     if file.exists() and made_from.get(file.name) == digest:
         return
     cases = {case_id: comparison.files[case_id] for ids in comparison.cases().values() for case_id in ids}
-    places = {case_id: (out_of_fold_file(run, files), files) for case_id, files in cases.items()}
+    places = {case_id: (find_kept_map(out_of_fold_file(run, files)), files) for case_id, files in cases.items()}
     whole = made_from.get(run.out_of_fold.name) == wanted and all(path.exists() for path, _ in places.values())
     if not whole or not places:
         file.unlink(missing_ok=True)
@@ -178,7 +174,7 @@ def _chosen_predictions(comparison: Comparison, choice: Choice) -> dict[str, tup
             files = comparison.files[case_id]
             path = prediction_file(run.fold(choice.configurations[0], fold), files)
             if len(choice.configurations) > 1:
-                path = run.out_of_fold / f"{case_id}{output_ending(files.images[0])}"
+                path = out_of_fold_file(run, files)
             found[case_id] = path, files
     return found
 

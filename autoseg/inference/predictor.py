@@ -134,8 +134,12 @@ class Predictor:
         voxel = postprocessing.voxel_mm3(grid.shape_before_crop, grid.spacing_before_mm)
         return self.plan.labels.decode(postprocessing.apply(segmentation, self.selection.postprocessing, voxel))
 
-    def objects(self, parts: Sequence[LogitsPart]) -> SegmentedObjects:
+    def objects(self, parts: Sequence[LogitsPart], *, consume: bool = False) -> SegmentedObjects:
         """Find objects in logits: ids on the image's grid as read (z, y, x), the class and mean probability of each.
+
+        Args:
+            parts: as ``logits`` gives them.
+            consume: nobody needs the logits any more, and what they hold may be overwritten: less memory is needed.
 
         Raises:
             ModelError: the model segments classes and tells no objects apart.
@@ -145,7 +149,7 @@ class Predictor:
                 f"{self.opened.path} segments classes and tells no objects apart. Use segment, or train with "
                 '"instances" declared in dataset.json'
             )
-        return segment_objects(parts, self.target, self.plan)
+        return segment_objects(parts, self.target, self.plan, consume=consume)
 
     def predict(self, image: Image, what: str | None = None) -> np.ndarray:
         """Segment one image; what is unfamiliar about it is said on the terminal.
@@ -172,8 +176,8 @@ def predict(
     """Segment one image and give the segmentation as the image came.
 
     Args:
-        model: as ``Predictor`` takes it, or an opened ``Predictor`` (to segment many images without loading the networks
-            again).
+        model: as ``Predictor`` takes it, or an opened ``Predictor`` (to segment many images without loading its
+            networks again).
         image: a path (file or DICOM folder; ``CASE_0000`` stands for the files of all channels), a list of paths (one
             per channel), a ``SimpleITK.Image``, or an array (z, y, x), (channel, z, y, x), and for 2D images (y, x),
             (channel, y, x).

@@ -8,7 +8,6 @@ A checkpoint is a pickle. It is read by torch's unpickler for weights, which bui
 scalars of numpy that nnU-Net logs, and refuses everything else: opening a model cannot run code.
 """
 
-import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,13 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from autoseg.errors import ModelError
 from autoseg.interop.nnunet_network import rename
 from autoseg.interop.nnunet_plan import read_plan
 from autoseg.options import ALL_DATA
+from planners import records
 from planners.plan import Plan
+from planners.records import RecordError
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
 """By preference: the first that a fold has is taken, as nnU-Net predicts with the final one."""
@@ -161,12 +163,14 @@ def _fold(name: Any) -> Fold:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return records.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as fault:
         raise ModelError(
             f"{path.parent} is no model folder of nnU-Net v2: {path.name} is missing. Give the folder that holds "
             "plans.json, dataset.json and fold_*"
         ) from fault
+    except RecordError as fault:
+        raise ModelError(f"{path} {fault}. Copy the model anew") from fault
     except (OSError, ValueError) as fault:
         raise ModelError(f"{path} cannot be read: {fault}. Copy the model anew") from fault
 
@@ -182,7 +186,7 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} cannot be opened without running what it holds: {what[:160]}. Use a checkpoint as nnU-Net v2 "
             "writes it, from whom you trust"
         ) from fault
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as fault:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as fault:
         raise ModelError(f"{path} cannot be read as a checkpoint: {_first_line(fault)}. Copy the file anew") from fault
     if not isinstance(checkpoint, dict):
         raise ModelError(f"{path} is no checkpoint of nnU-Net v2: it holds a {type(checkpoint).__name__}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.run_folder import write_atomic
+from planners.records import from_json, parse
 
 META = "autoseg"
 """Key of the text beside the weights."""
@@ -41,8 +42,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get(META, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(meta)  # noqa: SIM118 (no mapping)
+            meta = from_json(dict[str, str], parse((file.metadata() or {}).get(META, "{}")))
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (no mapping)
     except (OSError, ValueError, SafetensorError) as fault:
         raise ModelError(f"{path} cannot be read as weights: {fault}. Train again, or copy the file anew") from fault
 

@@ -27,9 +27,11 @@ from autoseg.preprocessing.image_percentiles import image_percentiles
 from autoseg.preprocessing.instance_stats import MeasuredObjects, hulls_per_case, join_objects, measure_objects
 from autoseg.preprocessing.kept_measures import FORMAT, CaseMeasure, KeptMeasure, Measured
 from autoseg.preprocessing.preprocess import finite
-from autoseg.preprocessing.size_features import size_features
+from autoseg.preprocessing.size_features import VERSION, size_features
 from planners import records
+from planners.diameter import fit_scaling
 from planners.fingerprint import Center, Channel, Fingerprint, Intensities, Spacing
+from planners.instance_plan import enlarge
 from planners.labels import Labels
 
 SAMPLES_PER_CHANNEL = 10**7
@@ -129,7 +131,13 @@ def check_and_measure(
     settled = settle_task(dataset, [case.facts for case in measured])
     if settled.labels != dataset.labels:  # they are ids of objects, and were read as classes
         dataset, measured = settled, _measure_all(settled, settled.labels, folder, threads)
-    result = judge(dataset, [case.facts for case in measured], store_folder=store_folder, threads=threads)
+    result = judge(
+        dataset,
+        [case.facts for case in measured],
+        store_folder=store_folder,
+        threads=threads,
+        rescaled_mm=_rescaled(dataset, measured),
+    )
     if result.stops or result.labels is None:
         return result, None
     if result.labels.classes[0].value != _background(dataset.labels):
@@ -195,7 +203,7 @@ def _measure_all(dataset: Dataset, labels: Labels | None, folder: Path | None, t
     passed_over = (_background(labels), None if labels is None else labels.ignore)
     num_cases = len(dataset.cases)
     with_ids = labels is not None and bool(labels.instance_classes)
-    about_ids = [labels, hulls_per_case(num_cases)] if with_ids else []
+    about_ids = [labels, hulls_per_case(num_cases), VERSION] if with_ids else []
     key = records.digest([FORMAT, passed_over, _samples_per_case(num_cases), *about_ids])
     if folder is not None and with_ids:
         folder = folder / "objects"  # of labels that nobody declared, both readings are kept
@@ -265,6 +273,29 @@ def _fingerprint(dataset: Dataset, labels: Labels, measured: Sequence[Measured])
         instances=join_objects(objects, _background_fraction(class_voxels)),
         size_features=features if labels.instance_classes else (),
     )
+
+
+def _rescaled(dataset: Dataset, measured: Sequence[Measured]) -> dict[str, Spacing]:
+    """Give per case the spacing that it comes to where planning will bring objects to a common size; else nothing."""
+    known = [(case.facts.id, case.measure, case.objects) for case in measured]
+    sound = [
+        (name, measure, objects) for name, measure, objects in known if measure is not None and objects is not None
+    ]
+    stats = join_objects([objects for _, _, objects in sound], 1.0)
+    if dataset.labels is None or stats is None:
+        return {}
+    facts = Fingerprint(
+        dataset=dataset.name,
+        channels=tuple(Channel(name=name) for name in dataset.channels),
+        labels=dataset.labels,
+        num_cases=len(sound),
+        spacings_mm=tuple(measure.spacing_mm for _, measure, _ in sound),
+        shapes=tuple(measure.shape for _, measure, _ in sound),
+        instances=stats,
+        size_features=tuple(measure.size_features for _, measure, _ in sound),
+    )
+    seen = enlarge(facts, fit_scaling(facts).value)
+    return dict(zip((name for name, _, _ in sound), seen.spacings_mm, strict=True))
 
 
 def _background_fraction(class_voxels: Sequence[Sequence[int | None]]) -> float:

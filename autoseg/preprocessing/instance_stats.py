@@ -14,11 +14,12 @@ What the words mean here, in 2D and 3D alike:
 * *touching*: has a voxel that shares a face, an edge or a corner with a voxel of another object.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from autoseg.data.object_runs import Runs, runs_of
 from planners.fingerprint import CaseObjects, InstanceStats
 
 PART_VOXELS = 1 << 20
@@ -71,20 +72,6 @@ class MeasuredObjects:
         return cls(values[0], values[1], values[2], values[3] > 0)
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Voxels of one object side by side: its number, place along z and y, first and last along x; all n."""
-
-    number: np.ndarray
-    z: np.ndarray
-    y: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-
-    def __getitem__(self, some: np.ndarray) -> "Runs":
-        return Runs(self.number[some], self.z[some], self.y[some], self.first[some], self.last[some])
-
-
 def measure_objects(ids_ZYX: np.ndarray, spacing_mm: Sequence[float], max_hulls: int = HULLS) -> MeasuredObjects:
     """Measure all objects of a case.
 
@@ -105,8 +92,18 @@ def measure_objects(ids_ZYX: np.ndarray, spacing_mm: Sequence[float], max_hulls:
         diameters_mm=diameters_of(sums[0, 1:], [spacing_mm[axis] for axis in axes]).astype(np.float32),
         elongation=_elongation(sums[:, 1:], axes, spacing_mm).astype(np.float32),
         solidity=_solidities(kept, count),
-        touching=_touching(ids_ZYX, count),
+        touching=find_touching(ids_ZYX, count),
     )
+
+
+def object_diameters(ids_ZYX: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Give the diameters of the objects alone, float32 in mm; arguments as of ``measure_objects``."""
+    count = int(ids_ZYX.max(initial=0))
+    voxels = np.zeros(count + 1)
+    for runs in runs_of(ids_ZYX):
+        voxels += np.bincount(runs.number, weights=runs.last - runs.first + 1, minlength=count + 1)
+    first = 0 if ids_ZYX.shape[0] > 1 else 1
+    return diameters_of(voxels[1:], spacing_mm[first:]).astype(np.float32)
 
 
 def hulls_per_case(num_cases: int) -> int:
@@ -147,24 +144,6 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][np.searchsorted(summed, summed[-1] / 2)])
 
 
-def runs_of(ids_ZYX: np.ndarray) -> Iterator[Runs]:
-    """Give all runs of objects of a map (integers, 0 where there is none), a part of the map at a time."""
-    _, num_y, num_x = ids_ZYX.shape
-    rows = ids_ZYX.reshape(-1, num_x)
-    step = max(1, PART_VOXELS // num_x)
-    for start in range(0, len(rows), step):
-        part = np.ascontiguousarray(rows[start : start + step]).reshape(-1)
-        begins = np.empty(len(part), dtype=bool)
-        np.not_equal(part[1:], part[:-1], out=begins[1:])
-        begins[::num_x] = True
-        places = np.flatnonzero(begins)
-        ends = np.append(places[1:], len(part)) - 1
-        some = part[places] > 0
-        places, ends = places[some], ends[some]
-        row = start + places // num_x
-        yield Runs(part[places], row // num_y, row % num_y, places % num_x, ends % num_x)
-
-
 def _add_moments(sums: np.ndarray, runs: Runs, shape: Sequence[int]) -> None:
     """Add runs to the moments of their objects.
 
@@ -201,8 +180,8 @@ def _elongation(sums: np.ndarray, axes: Sequence[int], spacing_mm: Sequence[floa
     return np.asarray(np.sqrt(np.maximum(lengths[:, -1] / lengths[:, -2], 1)))
 
 
-def _touching(ids_ZYX: np.ndarray, count: int) -> np.ndarray:
-    """Tell which objects have a voxel next to another object's; bool.
+def find_touching(ids_ZYX: np.ndarray, count: int) -> np.ndarray:
+    """Tell which of the objects 1 … ``count`` have a voxel next to another object's; bool.
 
     Around a voxel the largest and the smallest number are sought, one axis after the other.
     """

@@ -14,6 +14,7 @@ from autoseg.data.io import Image, open_label
 from autoseg.data.label_layers import read_layers
 from autoseg.data.parallel import MemoryGate, for_each_case
 from autoseg.errors import DatasetError
+from autoseg.preprocessing import size_features
 from autoseg.preprocessing.locations import sample_locations
 from autoseg.preprocessing.normalization import USES_INTENSITIES
 from autoseg.preprocessing.operators import one_blas_thread
@@ -99,7 +100,7 @@ def _later_choices(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     if plan.labels.instance_classes:
         choices["instances"] = plan.labels.instance_classes
     if configuration.scaling is not None:
-        choices["scaling"] = configuration.scaling
+        choices["scaling"] = [configuration.scaling, size_features.VERSION]
     return choices
 
 

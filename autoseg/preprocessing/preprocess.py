@@ -89,10 +89,11 @@ def preprocess_case(
     """
     _check_fit(image_CZYX, plan, label)
     z, y, x = plan.axis_order
+    scale = image_scale(image_CZYX, spacing_mm, configuration)  # as read, as the fingerprint has asked
     image = finite(image_CZYX).transpose(0, 1 + z, 1 + y, 1 + x)
     box, mask = nonzero_box(image)
     spacing = (spacing_mm[z], spacing_mm[y], spacing_mm[x])
-    grid = make_grid(image.shape[1:], box, spacing, configuration, image_scale(image, spacing, configuration))
+    grid = make_grid(image.shape[1:], box, spacing, configuration, scale)
     layers = None if label is None else _crop_layers(label, box, mask, plan)
     if layers is not None:
         mask |= annotated_foreground(layers[0], plan.labels)  # counts as inside, as in nnU-Net

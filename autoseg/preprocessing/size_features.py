@@ -48,6 +48,10 @@ RUN_QUANTILES = (0.25, 0.5, 0.75)
 
 NUM_FEATURES = 1 + 2 * (1 + len(RUN_QUANTILES))
 
+VERSION = 1
+"""To be raised with every change that gives an image other features: what was measured and stored by them is then made
+again."""
+
 SHORTEST_SIDE = 16
 """Voxels of a plane's shorter side that sizes are looked for in."""
 

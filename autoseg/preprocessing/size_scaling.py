@@ -16,8 +16,9 @@ def image_scale(image_CZYX: np.ndarray, spacing_mm: Sequence[float], configurati
     """Give the factor by which an image is enlarged, beyond the planned spacing.
 
     Args:
-        image_CZYX: channels, z, y, x in the plan's axis order, before cropping and normalization; any number type.
-        spacing_mm: z, y, x, in the same order.
+        image_CZYX: channels, z, y, x as read, before cropping and normalization; any number type. In another order of
+            axes other planes would be looked at than when the fingerprint was taken.
+        spacing_mm: z, y, x as read.
         configuration: its ``scaling`` holds common diameter, weights and limits.
 
     Returns:

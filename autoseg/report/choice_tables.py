@@ -20,7 +20,10 @@ SMALLEST = 5e-5  # smaller changes vanish in four digits
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRow:
-    """One candidate: its name, score with interval, the drawing of it or a bar, Dice per structure, decode settings."""
+    """One candidate: its name, score with interval, the drawing of it or a bar, Dice per structure, decode settings.
+
+    Dice that nobody measured is a dash: that of an average, where candidates are judged by their objects.
+    """
 
     name: str
     value: str
@@ -36,7 +39,10 @@ class CandidateRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateTable:
-    """All candidates on one scale; ``title`` names the score, ``hidden`` of the lowest are left out."""
+    """All candidates on one scale; ``title`` names the score, ``hidden`` of the lowest are left out.
+
+    ``dice_title`` says of which Dice the columns of structures are, where that is not the score.
+    """
 
     title: str
     rows: tuple[CandidateRow, ...]
@@ -45,6 +51,7 @@ class CandidateTable:
     high: str
     has_intervals: bool
     hidden: int
+    dice_title: str = ""
 
     @property
     def has_settings(self) -> bool:
@@ -101,6 +108,7 @@ def candidate_table(material: Material) -> CandidateTable | None:
         high=number_text(high),
         has_intervals=bool(intervals),
         hidden=len(ranked) - len(shown),
+        dice_title="Dice, as planned" if any(item.score is not None for item in choice.candidates) else "",
     )
 
 
@@ -144,12 +152,18 @@ def _candidate_row(item: Candidate, scale: tuple[float, float, str], many: bool,
         interval=interval_text(item.interval),
         drawing=draw_range(Entry(name=item.name, interval=item.interval), low, high, f"{title} of {item.name}"),
         fill=score or 0.0,
-        others=() if many else tuple(map(score_text, item.dice)),
+        others=() if many else _dice_texts(item),
         chosen=chosen,
         settings="" if item.score is None else decode_text(item.decode) or "the settings as planned",
         touching="" if item.touching is None else score_text(item.touching.mean),
         touching_interval=interval_text(item.touching),
     )
+
+
+def _dice_texts(item: Candidate) -> tuple[str, ...]:
+    if item.score is not None and item.mean_dice is None:
+        return ("–",) * len(item.dice)
+    return tuple(map(score_text, item.dice))
 
 
 def change_rows(material: Material) -> tuple[ChangeRow, ...]:

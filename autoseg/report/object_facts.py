@@ -17,7 +17,8 @@ KINDS = (RIGHT, MERGED, SPLIT, MISSED, INVENTED)
 MEANINGS = {
     RIGHT: "label and prediction are partners: what they share is at least half of what they cover together",
     MERGED: "one predicted object covers most of two or more labelled ones; and those of them that it is no partner of",
-    SPLIT: "predicted objects that are pieces of one labelled object; and that object, where it has no partner",
+    SPLIT: "predicted objects that are pieces of one labelled object; and that object, where it has no partner "
+    "(where it has one, the other pieces are surplus)",
     MISSED: "labelled, and nothing predicted is its partner: not found, or outlined too badly",
     INVENTED: "predicted, and nothing labelled is its partner",
 }
@@ -33,6 +34,7 @@ class ImageRow:
         ap: mean over the thresholds, likewise.
         num_labelled, num_predicted: objects.
         labelled, predicted: how many of them are of each kind; empty where that was not kept.
+        surplus: predicted pieces of labelled objects that are right.
     """
 
     case: str
@@ -42,13 +44,21 @@ class ImageRow:
     num_predicted: int
     labelled: Mapping[str, int] = field(default_factory=dict)
     predicted: Mapping[str, int] = field(default_factory=dict)
+    surplus: int = 0
 
     @property
     def errors(self) -> str:
-        """What went wrong, in words: labelled objects, then what was invented."""
+        """What went wrong, in words: labelled objects, then what was predicted beside them."""
         counts = [(kind, self.labelled.get(kind, 0)) for kind in LABEL_KINDS[1:]]
-        counts.append((INVENTED, self.predicted.get(INVENTED, 0)))
-        return ", ".join(f"{count} {kind}" for kind, count in counts if count) or "no error"
+        return errors_text([*counts, (INVENTED, self.predicted.get(INVENTED, 0))], self.surplus)
+
+
+def errors_text(counts: Sequence[tuple[str, int]], surplus: int) -> str:
+    """Word how many objects are wrong in which way, and how many predicted ones are pieces beside a partner."""
+    listed = [f"{count} {kind}" for kind, count in counts if count]
+    if surplus:
+        listed.append(f"{surplus} surplus piece{'s' * (surplus > 1)}")
+    return ", ".join(listed) or "no error"
 
 
 def image_rows(results: InstanceResults) -> tuple[ImageRow, ...]:
@@ -68,6 +78,7 @@ def image_rows(results: InstanceResults) -> tuple[ImageRow, ...]:
                 num_predicted=scores.num_predicted,
                 labelled=Counter(known.label_errors) if known is not None else {},
                 predicted=Counter(known.prediction_errors) if known is not None else {},
+                surplus=known.surplus if known is not None else 0,
             )
         )
     return tuple(sorted(rows, key=lambda row: (row.f1 is None, -(row.f1 or 0.0), -(row.ap or 0.0), row.case)))

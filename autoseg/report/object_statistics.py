@@ -14,14 +14,16 @@ from planners.fingerprint import InstanceStats
 SETTINGS = {
     "foreground": "foreground above {}",
     "seed": "seeds above {}",
-    "bridge": "bridges up to {} voxels wide join nothing",
+    "bridge": "bridges up to {} voxels wide, as trained, join nothing",
     "join": "fragments joined above {}",
     "steps": "{} steps along the flow",
     "least_points": "peaks of more than {} end points",
     "largest_error": "flow error up to {}",
-    "smallest": "no object below {} voxels",
+    "smallest": "no object below {} voxels as trained",
 }
-"""Settings of decoders in words, in the order in which they are told; others are told by their names."""
+"""Settings of decoders in words, in the order in which they are told; others are told by their names. Voxels are those
+of the preprocessed grid, on which objects are found: of other spacing than the image's, and of another size where
+images are scaled to objects of one size."""
 
 Row = tuple[str, str, str]
 """Title, value, what it means."""

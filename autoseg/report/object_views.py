@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autoseg.evaluation.instance_errors import INVENTED, MISSED, RIGHT
-from autoseg.report.object_facts import KINDS
+from autoseg.report.object_facts import KINDS, LABEL_KINDS, errors_text
 from autoseg.report.opened_objects import OpenedObjects
 from autoseg.report.outlines import area, outline
 from autoseg.report.slices import Slice, encode_pixels, thin, upright, window
@@ -27,10 +27,26 @@ MISSED_PLACE, INVENTED_PLACE = KINDS.index(MISSED), KINDS.index(INVENTED)
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of each object, per id (0 first), as its place in ``KINDS``."""
+    """What became of each object, per id (0 first).
+
+    Attributes:
+        label, prediction: as its place in ``KINDS``.
+        surplus: of predicted ones, whether it is a piece of a labelled object that is right.
+    """
 
     label: np.ndarray
     prediction: np.ndarray
+    surplus: np.ndarray
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Per labelled id whether something is wrong with it."""
+        return np.isin(self.label, WRONG)
+
+    @property
+    def beside(self) -> np.ndarray:
+        """Per predicted id whether it is wrong and no labelled object says so: invented, or a surplus piece."""
+        return (self.prediction == INVENTED_PLACE) | self.surplus
 
 
 def object_views(case: OpenedObjects, axis: int, *, by_error: bool, enlarged: int) -> tuple[View, ...]:
@@ -44,10 +60,10 @@ def object_views(case: OpenedObjects, axis: int, *, by_error: bool, enlarged: in
     """
     shape = case.label.shape
     axis = axis if min(shape) > 1 else int(np.argmin(shape))
-    index, why = choose_slice(case, axis, by_error=by_error)
-    fate = Fate(case.label_kinds, case.prediction_kinds)
+    fate = Fate(case.label_kinds, case.prediction_kinds, case.surplus)
+    index, why = choose_slice(case, fate, axis, by_error=by_error)
     cut = _cut(case, axis, index)
-    places = enlarged_parts(cut, fate.label, fate.prediction, enlarged)
+    places = enlarged_parts(cut, fate, enlarged)
     where = f"{place_text(index, shape[axis], axis)}, {why}" if shape[axis] > 1 else ""
     whole = _view(cut, fate, WHOLE_SIDE, where, plane_name(case.image.geometry, shape, axis))
     parts = []
@@ -59,11 +75,11 @@ def object_views(case: OpenedObjects, axis: int, *, by_error: bool, enlarged: in
     return replace(whole, place=_frames(places, cut, whole)), *parts
 
 
-def choose_slice(case: OpenedObjects, axis: int, *, by_error: bool) -> tuple[int, str]:
+def choose_slice(case: OpenedObjects, fate: Fate, axis: int, *, by_error: bool) -> tuple[int, str]:
     """Choose the slice to show: the one with most wrong objects, or with most objects; and the reason in words."""
     if by_error:
-        wrong = objects_per_slice(case.label, np.isin(case.label_kinds, WRONG), axis)
-        wrong += objects_per_slice(case.prediction, case.prediction_kinds == INVENTED_PLACE, axis)
+        wrong = objects_per_slice(case.label, fate.wrong, axis)
+        wrong += objects_per_slice(case.prediction, fate.beside, axis)
         if wrong.any():
             return int(wrong.argmax()), "most wrong objects"
     known = np.arange(int(case.label.max(initial=0)) + 1) > 0
@@ -147,14 +163,12 @@ def object_paths(cut: Slice, fate: Fate) -> tuple[tuple[str, str], ...]:
     return tuple((style, path) for style, path in paths if path)
 
 
-def enlarged_parts(
-    cut: Slice, label_kinds: np.ndarray, prediction_kinds: np.ndarray, wanted: int
-) -> tuple[tuple[slice, slice], ...]:
+def enlarged_parts(cut: Slice, fate: Fate, wanted: int) -> tuple[tuple[slice, slice], ...]:
     """Find the squares that hold most wrong objects; none holds the middle of another."""
     places = np.concatenate(
         [
-            centres(np.where(np.isin(label_kinds[cut.label_YX], WRONG), cut.label_YX, 0)),
-            centres(np.where(prediction_kinds[cut.prediction_YX] == INVENTED_PLACE, cut.prediction_YX, 0)),
+            centres(np.where(fate.wrong[cut.label_YX], cut.label_YX, 0)),
+            centres(np.where(fate.beside[cut.prediction_YX], cut.prediction_YX, 0)),
         ]
     )
     side = max(LEAST_SIDE, round(DIAMETERS * _median_diameter(cut)))
@@ -192,15 +206,14 @@ def _median_diameter(cut: Slice) -> float:
 
 
 def errors_within(cut: Slice, fate: Fate) -> str:
-    """Count the wrong objects of a part in words: those of the label, and what was invented."""
-    counts = []
-    for place, kind in enumerate(KINDS):
-        of_label = place != INVENTED_PLACE
-        ids, kinds = (cut.label_YX, fate.label) if of_label else (cut.prediction_YX, fate.prediction)
-        number = len(np.unique(ids[(kinds[ids] == place) & (ids > 0)]))
-        if number and kind != RIGHT:
-            counts.append(f"{number} {kind}")
-    return ", ".join(counts) or "no error"
+    """Count the wrong objects of a part in words: those of the label, and what was predicted beside them."""
+
+    def number(ids: np.ndarray, wanted: np.ndarray) -> int:
+        return len(np.unique(ids[wanted[ids] & (ids > 0)]))
+
+    counts = [(kind, number(cut.label_YX, fate.label == KINDS.index(kind))) for kind in LABEL_KINDS[1:]]
+    counts.append((INVENTED, number(cut.prediction_YX, fate.prediction == INVENTED_PLACE)))
+    return errors_text(counts, number(cut.prediction_YX, fate.surplus))
 
 
 def _frames(places: Sequence[tuple[slice, slice]], cut: Slice, whole: View) -> str:

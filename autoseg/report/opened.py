@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoseg.data.instance_labels import CLASSES
 from autoseg.errors import AutosegError
-from autoseg.evaluation.instance_folders import CLASSES
 from autoseg.evaluation.postprocessing import apply, voxel_mm3
 from autoseg.report.material import Material
 from autoseg.run_folder import CaseFiles
@@ -46,6 +46,7 @@ def open_case(material: Material, case: str, *, needs_prediction: bool = True) -
         PlanError: a label value is not declared.
     """
     from autoseg.data.io import open_image, open_label
+    from autoseg.data.label_layers import as_predicted
 
     files = case_files(material, case)
     found = find_prediction(material, case)
@@ -56,7 +57,7 @@ def open_case(material: Material, case: str, *, needs_prediction: bool = True) -
     if found is None:
         prediction = np.zeros_like(label)
     else:
-        prediction = read_label(labels, found[1])[0]
+        prediction = read_label(as_predicted(labels), found[1])[0]
         if prediction.shape != label.shape:
             raise AutosegError(f"{found[1].name} has another shape than the label.")
         prediction = _postprocessed(material, prediction, open_label(Path(files.label or "")).geometry)
@@ -106,11 +107,13 @@ def _postprocessed(material: Material, prediction: np.ndarray, geometry: "Geomet
 def find_prediction(material: Material, case: str) -> tuple[tuple[str, ...], Path] | None:
     """Find the out-of-fold prediction of a case: of what was chosen, else of one configuration, the best first.
 
+    Objects in ``out_of_fold`` are those of the choice only where they were made for it, with its settings.
+
     Returns:
         The configurations that made it and the file, or None.
     """
     choice = material.choice
-    if choice is not None and (len(choice.configurations) > 1 or material.finds_objects):
+    if choice is not None and (_is_of_choice(material) if material.finds_objects else len(choice.configurations) > 1):
         for path in _images_named(case, material.run.out_of_fold):
             return choice.configurations, path
     means = {item.name: item.score or item.mean_dice or 0.0 for item in choice.candidates} if choice is not None else {}
@@ -121,6 +124,13 @@ def find_prediction(material: Material, case: str) -> tuple[tuple[str, ...], Pat
                 for path in _images_named(case, fold.folder.validation):
                     return (name,), path
     return None
+
+
+def _is_of_choice(material: Material) -> bool:
+    """Tell whether what lies in ``out_of_fold`` was made for the choice as it stands."""
+    made_from = material.record.made_from if material.record is not None else {}
+    digest = material.choice.predictions_digest if material.choice is not None else None
+    return made_from.get(material.run.out_of_fold.name) == digest
 
 
 def _images_named(case: str, folder: Path) -> list[Path]:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoseg.errors import AutosegError
-from autoseg.evaluation.contingency import contingency
 from autoseg.evaluation.instance_errors import find_errors
 from autoseg.report.material import Material
 from autoseg.report.object_facts import KINDS
-from autoseg.report.opened import case_files, find_prediction, read_label
+from autoseg.report.opened import case_files, find_prediction
 
 if TYPE_CHECKING:
     from autoseg.data.image import Image
@@ -23,11 +22,12 @@ class OpenedObjects:
 
     Attributes:
         image: opened.
-        label, prediction: ids (z, y, x), numbered without gaps; 0 is none.
+        label, prediction: ids (z, y, x), numbered without gaps; 0 is none, and where nothing is annotated.
         label_kinds, prediction_kinds: per id (0 first) what became of the object, as its place in ``KINDS``; -1 of
-            background, and of all where there is no prediction.
+            background, of what does not count, and of all where there is no prediction.
+        surplus: per predicted id whether it is a piece of a labelled object that is right.
         configurations: whose prediction it is; empty where there is none.
-        as_chosen: whether it was decoded with the chosen settings.
+        as_chosen: whether it was decoded as ``choice.json`` says.
     """
 
     image: "Image"
@@ -35,6 +35,7 @@ class OpenedObjects:
     prediction: np.ndarray
     label_kinds: np.ndarray
     prediction_kinds: np.ndarray
+    surplus: np.ndarray
     configurations: tuple[str, ...]
     as_chosen: bool = True
 
@@ -47,39 +48,45 @@ def open_objects(material: Material, case: str, *, needs_prediction: bool = True
         PlanError: a class value is not declared.
     """
     from autoseg.data.io import open_image
+    from autoseg.evaluation.labelled_objects import IGNORED, read_objects, read_prediction
 
     files = case_files(material, case)
     found = find_prediction(material, case)
     if material.plan is None or (found is None and needs_prediction):
         raise AutosegError("its prediction is not in the run folder.")
     labels = material.plan.labels
-    classes, label = read_label(labels, Path(files.label or ""), None if files.classes is None else Path(files.classes))
-    prediction = np.zeros_like(label)
-    label_kinds = prediction_kinds = None
+    label = read_objects(files, labels)
+    ids = label.numbered
+    prediction = np.zeros_like(ids)
+    kinds = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int8), np.full(1, -1, dtype=np.int8)
+    surplus = np.zeros(1, dtype=bool)
     if found is not None:
-        prediction = read_label(labels, found[1])[1]
-        if prediction.shape != label.shape:
+        prediction, classes = read_prediction(found[1], labels)
+        if prediction.shape != ids.shape:
             raise AutosegError(f"{found[1].name} has another shape than the label.")
-        if labels.ignore_index is not None:
-            prediction[classes == labels.ignore_index] = 0
-        table = contingency(label, prediction)
+        table = label.compare(prediction, classes)
         errors = find_errors(table)
-        label_kinds = _kinds(table.label_ids, errors.label, int(label.max(initial=0)))
-        prediction_kinds = _kinds(table.prediction_ids, errors.prediction, int(prediction.max(initial=0)))
-    nothing = np.full(int(label.max(initial=0)) + 1, -1, dtype=np.int8)
+        kinds = (
+            _kinds(table.label_ids, errors.label, len(kinds[0])),
+            _kinds(table.prediction_ids, errors.prediction, len(classes)),
+        )
+        surplus = np.zeros(len(classes), dtype=bool)
+        surplus[table.prediction_ids] = errors.surplus
+        prediction[label.ids == IGNORED] = 0
     return OpenedObjects(
         image=open_image([Path(name) for name in files.images]),
-        label=label,
+        label=ids,
         prediction=prediction,
-        label_kinds=nothing if label_kinds is None else label_kinds,
-        prediction_kinds=nothing[:1] if prediction_kinds is None else prediction_kinds,
+        label_kinds=kinds[0],
+        prediction_kinds=kinds[1],
+        surplus=surplus,
         configurations=found[0] if found is not None else (),
         as_chosen=found is None or found[1].parent == material.run.out_of_fold,
     )
 
 
-def _kinds(ids: np.ndarray, kinds: np.ndarray, highest: int) -> np.ndarray:
-    places = np.full(highest + 1, -1, dtype=np.int8)
+def _kinds(ids: np.ndarray, kinds: np.ndarray, count: int) -> np.ndarray:
+    places = np.full(count, -1, dtype=np.int8)
     for place, kind in enumerate(KINDS):
         places[ids[kinds == kind]] = place
     return places

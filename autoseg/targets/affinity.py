@@ -38,6 +38,7 @@ class AffinityTarget(VectorTarget):
     """
 
     name = "affinity"
+    options: AffinityOptions
     known_options = ("offsets",)
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
@@ -63,15 +64,12 @@ class AffinityTarget(VectorTarget):
     def encode(self, label_BLZYX: Tensor, strides: Strides) -> tuple[list[Tensor], list[Tensor | None]]:
         """Make maps of 0 and 1, float32, and weights, bool: per offset where both ends are known, then per voxel.
 
-        A pair counts where both ends lie in the patch, neither is ignored, and not both are background.
+        A pair counts where both ends lie in patch and image, neither is ignored, and not both are background.
         """
         layers, device = self.layers(label_BLZYX), label_BLZYX.device
         pairs = [encode_affinity(ids, self.offsets) for ids in layers.ids]
         same, known = (np.stack(items) for items in zip(*pairs, strict=True))
         voxels = np.ones_like(layers.classes, dtype=bool) if layers.annotated is None else layers.annotated
-        for index, offset in enumerate(self.offsets):
-            here, there = shifted(offset)
-            known[:, index][(slice(None), *here)] &= (voxels[(slice(None), *here)]) & voxels[(slice(None), *there)]
         maps = np.concatenate([same.astype(np.float32), self.class_maps(layers.classes)], axis=1)
         weights = np.concatenate([known, voxels[:, None]], axis=1)
         return at_strides(maps, strides, device), list(at_strides(weights, strides, device))
@@ -159,7 +157,10 @@ def offsets_of(options: Mapping[str, Any]) -> list[Offset]:
     if "offsets" not in options:
         return [_unit(dimensions, axis, far) for far in (1, FAR) for axis in range(dimensions)]
     offsets: list[Offset] = []
-    for given in options["offsets"]:
+    listed = options["offsets"]
+    if not isinstance(listed, list | tuple) or not all(isinstance(given, list | tuple) for given in listed):
+        raise PlanError(f"option offsets of target affinity is {listed!r}; give lists of {dimensions} whole numbers")
+    for given in listed:
         offset = tuple(given)
         if len(offset) != dimensions or not all(isinstance(step, int) for step in offset) or not any(offset):
             raise PlanError(f"option offsets of target affinity holds {given}; give {dimensions} whole numbers, not 0")

@@ -107,6 +107,24 @@ class Target(ABC):
         ``annotated`` is as of ``loss``; a sample counts nothing for what its case has not been annotated for.
         """
 
+    def counts_of_encoded(
+        self,
+        logits_BKZYX: Tensor,
+        label_BLZYX: Tensor,
+        wanted: Tensor,
+        weight: Tensor | None,
+        annotated: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Count as ``counts`` does, where the label is encoded already; most targets count from the label alone.
+
+        Args:
+            logits_BKZYX: of full resolution.
+            label_BLZYX: as of ``encode``.
+            wanted, weight: what ``encode`` has made of it at full resolution.
+            annotated: as of ``loss``.
+        """
+        return self.counts(logits_BKZYX, label_BLZYX, annotated)
+
     def score(self, tp: Tensor, fp: Tensor, fn: Tensor) -> list[float | None]:
         """Turn summed counts into the Dice per foreground class or region, None where it is absent."""
         rows = zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)

@@ -23,7 +23,6 @@ from autoseg.targets.object_maps import OpenSides
 from planners.labels import Labels
 from planners.plan import Target as TargetRecord
 from planners.plan import Training
-from planners.records import PlanError
 
 WEIGHT = 2.0  # of a boundary voxel in the loss, where the plan names none: they are few and decide; assumption
 
@@ -39,6 +38,7 @@ class BoundaryTarget(InstanceTarget):
 
     name = "boundary"
     relative = True
+    options: WatershedOptions
     known_options = ("width", "weight", "dense")
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
@@ -47,9 +47,6 @@ class BoundaryTarget(InstanceTarget):
         self.dense = bool(record.options.get("dense", False))
         self.width = float(record.options.get("width", 1))
         self.weight = float(record.options.get("weight", WEIGHT))
-        for option, value in (("width", self.width), ("weight", self.weight)):
-            if not 0 < value < np.inf:
-                raise PlanError(f"option {option} of target boundary is {value:g}; give a number above 0")
         self.options = decode_options(WatershedOptions, record)
         if self.dense and "foreground" not in record.options.get("decode", {}):
             self.options = WatershedOptions(**{**record.options.get("decode", {}), "foreground": 0.0})
@@ -99,6 +96,17 @@ class BoundaryTarget(InstanceTarget):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Count voxels of inner parts over the whole batch, float64 per foreground class."""
         (wanted,), (weight,) = self.encode(label_BLZYX, [(1,) * (logits_BKZYX.dim() - 2)])
+        return self.counts_of_encoded(logits_BKZYX, label_BLZYX, wanted, weight, annotated)
+
+    def counts_of_encoded(
+        self,
+        logits_BKZYX: Tensor,
+        label_BLZYX: Tensor,
+        wanted: Tensor,
+        weight: Tensor | None,
+        annotated: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Count voxels of inner parts, which the encoded label tells."""
         guess = logits_BKZYX.argmax(1)
         counted = torch.ones(wanted.shape, dtype=torch.bool, device=wanted.device) if weight is None else weight > 0
         rows = []

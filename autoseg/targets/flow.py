@@ -36,6 +36,7 @@ class FlowTarget(VectorTarget):
     """
 
     name = "flow"
+    options: FlowOptions
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
         """Bind to a plan's record; ``PlanError`` where an option is unknown or impossible."""

@@ -24,6 +24,7 @@ class ForegroundTarget(InstanceTarget):
 
     name = "foreground"
     relative = True
+    options: WatershedOptions
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
         """Bind to a plan's record; ``PlanError`` where an option is unknown or impossible."""

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 from autoseg.evaluation.overlap import structures_of
 from autoseg.targets.base import Strides, Target, softmax_entropy
 from autoseg.targets.blockwise import decode_blocks
-from autoseg.targets.decode_watershed import decode_components
+from autoseg.targets.decode_watershed import WatershedOptions, decode_components
 from autoseg.targets.object_maps import OpenSides, number_objects
 from planners.labels import Labels
 from planners.plan import Target as TargetRecord
 from planners.plan import Training
+from planners.possible import check_options, is_number
 from planners.records import PlanError
 
 WHOLE_VOXELS = 1 << 25  # decoded at once, about 1 GB of maps and what decoding needs beside them; more goes in blocks
@@ -31,6 +32,18 @@ SMALLEST = (0.0, 0.01, 0.03, 0.1)
 object must have. Assumption: a coarse grid around the middle, for what a network is unsure of differs by dataset."""
 
 Options = TypeVar("Options")
+
+
+class DecodeOptions(Protocol):
+    """What the settings of all decoders have: ``foreground``, how sure a voxel must be, and ``smallest``, in voxels."""
+
+    @property
+    def foreground(self) -> float:
+        """Probability above which a voxel belongs to some object."""
+
+    @property
+    def smallest(self) -> int:
+        """Voxels of the smallest object that is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class Layers:
 
     Attributes:
         classes: inner class indices, int64; 0 outside the nonzero mask and where ignored.
-        ids: of the objects, int32, numbered 1, 2, … in each sample; 0 where a voxel belongs to none.
+        ids: of the objects, int32, numbered 1, 2, … in each sample; 0 where a voxel belongs to none, and −1 where
+            nobody knows: beyond the image, and where ignored.
         annotated: False where ignored; None where every voxel counts.
     """
 
@@ -65,9 +79,9 @@ class InstanceTarget(Target):
     """A target whose decoding gives ids of objects instead of classes.
 
     ``encode`` finds the classes in layer 0 of the labels, as every target does, and the ids of the objects in layer 1:
-    any integers, equal ids are one object, 0 is none. Only voxels of a class that has instances belong to objects,
-    whatever layer 1 holds elsewhere. Ids and classes are transformed together by the augmentation, as integers. Objects
-    that the patch cuts are encoded from what is visible.
+    any integers, equal ids are one object, 0 is none, and below 0 lies beyond the image. Only voxels of a class that
+    has instances belong to objects, whatever layer 1 holds elsewhere. Ids and classes are transformed together by the
+    augmentation, as integers. Objects that the patch cuts are encoded from what is visible.
 
     The plan's options that all of them know (their own are named in each class):
         dimensions: axes of the space, 2 or 3; 3 where it is not named.
@@ -80,6 +94,8 @@ class InstanceTarget(Target):
     pointwise = False
     finds_objects = True
     known_options: tuple[str, ...] = ()
+    options: DecodeOptions
+    """Settings of the decoder."""
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
         """Bind to a plan's record.
@@ -92,14 +108,9 @@ class InstanceTarget(Target):
         if strange := sorted(set(record.options) - set(known)):
             raise PlanError(f"target {record.name} has no option {strange[0]}; it knows {', '.join(known)}")
         self.dimensions = dimensions_of(record.options)
-        spacing = record.options.get("spacing")
-        if spacing is not None and (len(spacing) != self.dimensions or min(spacing) <= 0):
-            raise PlanError(
-                f"option spacing of target {record.name} is {spacing}; give {self.dimensions} numbers above 0"
-            )
+        check_options(record.options, self.dimensions, f"option {{}} of target {record.name}")
+        spacing, diameter = record.options.get("spacing"), float(record.options.get("diameter", DIAMETER))
         self.spacing = None if spacing is None else tuple(float(value) for value in spacing)
-        if (diameter := float(record.options.get("diameter", DIAMETER))) <= 0:
-            raise PlanError(f"option diameter of target {record.name} is {diameter:g}; give a number above 0")
         self.diameter, self.margin = diameter, math.ceil(MARGIN_DIAMETERS * diameter)
         if strange := sorted(set(labels.instance_classes) - set(labels.names[1:])):
             raise PlanError(
@@ -122,7 +133,11 @@ class InstanceTarget(Target):
 
     @abstractmethod
     def foreground_probability(self, probabilities: np.ndarray) -> np.ndarray:
-        """Give the probability of belonging to any object, float32 of the space."""
+        """Give the probability of belonging to any object, float32 of the space.
+
+        The dense form of ``boundary`` cannot tell boundary from background: there it is that of the inner parts alone,
+        and ``mean_probability`` of the tables is low for small objects, however sure the network is.
+        """
 
     @abstractmethod
     def decode_choices(self) -> dict[str, tuple[Any, ...]]:
@@ -181,10 +196,18 @@ class InstanceTarget(Target):
         return Instances(ids, self._classes_of(ids, probabilities_KZYX))
 
     def components(self, probabilities_KZYX: np.ndarray) -> Instances:
-        """Call what is connected an object: what the foreground alone would give, for comparison."""
+        """Call what is connected an object: what the foreground alone would give, for comparison.
+
+        How sure a voxel must be, and how large an object, is as in the decoder that it is compared with. Where that
+        takes every voxel (``foreground`` 0), the one must be more probable than not.
+        """
+        usual = WatershedOptions()
+        options = WatershedOptions(
+            foreground=self.options.foreground or usual.foreground, smallest=self.options.smallest
+        )
 
         def decode(part: np.ndarray) -> np.ndarray:
-            return decode_components(self.foreground_probability(part))
+            return decode_components(self.foreground_probability(part), options)
 
         ids = self._in_slices(probabilities_KZYX, decode)
         return Instances(ids, self._classes_of(ids, probabilities_KZYX))
@@ -227,10 +250,13 @@ class InstanceTarget(Target):
                 "layer 0; preprocess the dataset again with its classes of instances declared"
             )
         belongs = np.isin(classes, self.instance_classes)
-        ids = label_BLZYX[:, 1].cpu().numpy() * belongs
+        given = label_BLZYX[:, 1].cpu().numpy()
+        ids = given * belongs
         # Where two objects and background meet, the vote of an interpolated label may be for the class and for no id.
         classes = np.where(belongs & (ids <= 0), 0, classes)
-        return Layers(classes, np.stack([number_objects(sample)[0] for sample in ids]), annotated)
+        numbered = np.stack([number_objects(sample)[0] for sample in ids])
+        numbered[given < 0 if annotated is None else (given < 0) | ~annotated] = -1
+        return Layers(classes, numbered, annotated)
 
     def structure_outputs(self) -> tuple[tuple[int, ...], ...]:
         """A class has its own output; a region those of its classes."""
@@ -288,12 +314,17 @@ def decode_options(kind: type[Options], record: TargetRecord) -> Options:
     """Make a decoder's settings from the plan's options.
 
     Raises:
-        PlanError: there is no setting of a name.
+        PlanError: there is no setting of a name, or it is no number of its kind.
     """
     given = record.options.get("decode", {})
-    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    known = {item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
     if strange := sorted(set(given) - set(known)):
         raise PlanError(f"target {record.name} decodes without a setting {strange[0]}; it knows {', '.join(known)}")
+    for name, value in given.items():
+        counts = isinstance(known[name], int)
+        if not is_number(value) or (counts and (not isinstance(value, int) or value < 0)):
+            fit = "a whole number from 0" if counts else "a number"
+            raise PlanError(f"option decode.{name} of target {record.name} is {value!r}; give {fit}")
     return kind(**given)
 
 

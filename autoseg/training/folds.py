@@ -22,7 +22,7 @@ from autoseg.targets import make_target
 from autoseg.training.cascade import NextStages, check_previous, open_cases, previous_digest
 from autoseg.training.case_losses import measure_case_losses
 from autoseg.training.collapse import missed_text
-from autoseg.training.fold_state import FoldRecord, identity
+from autoseg.training.fold_state import FoldRecord, decode_digest, identity
 from autoseg.training.step_downs import adopt, are_related, give_way, own_configuration
 from autoseg.training.time_limit import time_limit
 from autoseg.training.trainer import FoldJob, train_fold
@@ -56,7 +56,9 @@ def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> N
             started = time.monotonic()
             _tell_missed(job, validate_fold(job, keep_logits=keep))
             took = time.monotonic() - started
-            run.write(dataclasses.replace(record, validated=record.epochs, validation_s=took), job.folder.record)
+            decode = decode_digest(job.configuration)
+            record = dataclasses.replace(record, validated=record.epochs, validation_s=took, decode=decode)
+            run.write(record, job.folder.record)
 
 
 def _tell_missed(job: FoldJob, scores: Scores) -> None:
@@ -159,6 +161,8 @@ def _bind(job: FoldJob) -> FoldRecord:
         job.run.write(wanted, job.folder.record)
         return wanted
     found = job.run.read(FoldRecord, job.folder.record)
+    if found.configuration == identity(records.to_json(job.configuration), None, with_decode=True)[0]:  # of before
+        found = dataclasses.replace(found, configuration=configuration, decode=decode_digest(job.configuration))
     stale = not found.finished and found.configuration != wanted.configuration and found.split == wanted.split
     if stale and are_related(job.run, job.configuration.name, found.configuration, wanted.configuration):
         found = adopt(job.run, job.folder, found, job.configuration, job.name)
@@ -200,6 +204,9 @@ def _extend(job: FoldJob, found: FoldRecord, wanted: FoldRecord) -> FoldRecord:
 
 def _needs_validation(job: FoldJob, record: FoldRecord, keep_logits: bool) -> bool:
     if record.validated != record.epochs or not job.folder.scores.exists():
+        return True
+    if record.decode != decode_digest(job.configuration):
+        say(f"  {job.name}: its decoder has other settings than when it was validated")
         return True
     if not NextStages(job).are_complete():
         return True

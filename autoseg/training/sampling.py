@@ -49,7 +49,8 @@ class Batch:
         image: float32, B × C × z × y × x; in 2D B × C × y × x. For a cascade the channels of the image, then one per
             foreground class of the previous segmentation.
         label: int16, or int32 where a case of the source is stored so, B × layers × z × y × x (2D: without z): classes,
-            and ids of objects where they are told apart; ``OUTSIDE`` has become 0.
+            in which ``OUTSIDE`` has become 0, and ids of objects where they are told apart, ``OUTSIDE`` beyond the
+            image.
         case_ids: per sample.
         annotated: bool, B × classes: False where a case has not been annotated for that class. None where every case of
             the source has been annotated for all of them.
@@ -187,9 +188,12 @@ class BatchSource:
             samples: as drawn.
             swapped: per sample, whether it is mirrored along the axis that exchanges left and right.
         """
-        image, label = image_BCZYX, label_BLZYX.clamp_(min=0)
+        image, label = image_BCZYX, label_BLZYX
         num_channels = self.configuration.num_previous_channels
-        with_classes = [0, -1] if num_channels else [0]  # ids of objects, between them, belong to no side
+        # Ids of objects, between them, belong to no side, and tell what lies beyond the image: there they are below 0.
+        with_classes = [0, -1] if num_channels else [0]
+        for layer in with_classes:
+            label[:, layer].clamp_(min=0)
         for layers, mirrored in zip(label, swapped, strict=True):
             for layer in with_classes if mirrored else ():
                 swap_classes(layers[layer], self.swaps)

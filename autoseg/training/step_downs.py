@@ -100,14 +100,17 @@ def own_configuration(run: RunFolder, planned: Configuration, folder: FoldFolder
     """Give the configuration that a fold trains and predicts with.
 
     It is the plan's; or, where only steps down lie between, the one it was trained with: when it is finished, and when
-    it was begun with another network, whose weights would be lost. How long it trains stands in the plan alone.
+    it was begun with another network, whose weights would be lost. How long it trains and how its target is decoded
+    stands in the plan alone.
     """
     if not (folder.record.exists() and folder.configuration.exists()):
         return planned
     found = run.read(FoldRecord, folder.record)
     if not are_related(run, planned.name, found.configuration, digest_of(planned)):
         return planned
-    own = dataclasses.replace(run.read(Configuration, folder.configuration), training=planned.training)
+    own = dataclasses.replace(
+        run.read(Configuration, folder.configuration), training=planned.training, target=planned.target
+    )
     begun = folder.state.exists() and own.architecture != planned.architecture
     return own if found.finished or begun else planned
 

@@ -291,7 +291,7 @@ class FoldTrainer:
                 with computing.autocast(self.compute):
                     outputs = self.network(computing.place(batch.image, self.compute))
                 losses.append(self.target.loss(outputs[:1], maps, weights, [1.0], batch.annotated))
-                counts = self.target.counts(outputs[0], batch.label, batch.annotated)
+                counts = self.target.counts_of_encoded(outputs[0], batch.label, maps[0], weights[0], batch.annotated)
                 totals = counts if totals is None else tuple(a + b for a, b in zip(totals, counts, strict=True))
         assert totals is not None
         self.predicted_voxels = [int(value) for value in (totals[0] + totals[1]).tolist()]

@@ -14,7 +14,7 @@ from autoseg.data.io import open_image, write_segmentation
 from autoseg.evaluation.overlap import CaseScore, Scores, collect, score_case, structures_of
 from autoseg.inference.confidence import ConfidenceWatcher, WatchedCase, collect_confidence
 from autoseg.inference.export import LogitsPart, segment
-from autoseg.inference.instances import class_map, segment_objects, write_object_maps
+from autoseg.inference.instances import class_map, keep_object_maps, segment_objects
 from autoseg.inference.kept_logits import keep_logits as keep_logits_of
 from autoseg.inference.out_of_fold import logits_file, prediction_file, read_label
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
@@ -138,9 +138,12 @@ def _write_and_score(
 def _write_and_score_objects(
     job: FoldJob, case: StoredCase, files: CaseFiles, part: LogitsPart, target: InstanceTarget
 ) -> Validated:
-    """Write ids, and classes where there are several; score the classes: which objects are right is judged later."""
-    objects = segment_objects([part], target, job.plan)
+    """Write ids, and classes where there are several; score the classes: which objects are right is judged later.
+
+    The logits are gone then: they are used last here, and become the maps.
+    """
+    objects = segment_objects([part], target, job.plan, consume=True)
     geometry = open_image([Path(path) for path in files.images]).geometry
-    write_object_maps(prediction_file(job.folder, files), objects, job.plan.labels, geometry)
+    keep_object_maps(prediction_file(job.folder, files), objects, job.plan.labels, geometry)
     found = class_map(objects, job.plan.labels)
     return score_case(case.id, read_label(files, job.plan), found, job.plan.labels, case.annotated_classes), None

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from autoseg.data import check
 from autoseg.data.check import examine_case
 from autoseg.data.check_instances import looks_like_ids
 from autoseg.data.check_labels import measure_label
 from autoseg.data.check_objects import examine_ids
 from autoseg.data.dataset import Case, DatasetSource, open_dataset
 from autoseg.data.instance_labels import OBJECT_LABELS
+from autoseg.data.io import open_label
+from autoseg.data.label_layers import read_layers
 from autoseg.preprocessing import fingerprinting
 from autoseg.preprocessing.fingerprinting import check_and_measure
 from planners import records
@@ -148,6 +151,10 @@ def test_very_many_ids_are_recognised(cells, tmp_path) -> None:
         Picture.fromarray(array).save(tmp_path / folder / "a.tif")
     result = cells.check(tmp_path)
     assert (result.problems, result.labels) == ((), OBJECT_LABELS)
+    (stop,) = cells.check(tmp_path, task="semantic").problems
+    assert stop.stops
+    assert "6,401 label values are more than can be classes, in labels/a.tif" in stop.found
+    assert "take --task instance" in stop.fix
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "cell": 1}}')
     (first, second) = cells.check(tmp_path).problems
     assert "6,401 label values are more than is declared (0, 1)" in f"{first.found} {second.found}"
@@ -160,14 +167,33 @@ def test_masks_are_no_ids(cells) -> None:
     for case in range(cells.num_cases):
         cells.write(cells.label(case), (objects(cells.shape, 1 if case == 3 else 20) > 0).astype(np.uint8))
     found = cells.only("mask-as-instances", None)
-    assert found == "all 6 maps of ids with objects hold one id, 5 of them in several pieces"
+    assert found == "all 6 maps of ids with objects hold one id, 5 in 3 pieces or more"
+
+
+def test_one_object_per_map_with_a_stray_voxel_is_no_mask(cells) -> None:
+    for case in range(cells.num_cases):
+        ids = objects(cells.shape, 1)
+        ids[8, 8, 8] = 1
+        cells.write(cells.label(case), ids)
+    assert cells.check().problems == ()
+
+
+def test_what_an_ignore_label_cuts_is_no_mask(cells) -> None:
+    cells.declare(labels={**CELLS, "ignore": 9}, instances=["cell"])
+    for case in range(cells.num_cases):
+        ids = np.ones(cells.shape, dtype=np.uint8)
+        ids[2::3] = 9
+        cells.write(cells.label(case), ids)
+    result = cells.check()
+    assert not result.stops
+    assert cells.found(result) == {("mask-like-ids", f"case_{case:02d}") for case in range(cells.num_cases)}
 
 
 def test_masks_of_several_classes_are_no_ids(tissue) -> None:
     for case in range(tissue.num_cases):
         ids = objects(tissue.shape, 12)
         tissue.write(tissue.label(case), np.where(ids > 0, 1 + ids % 2, 0).astype(np.uint8))
-    assert "hold no more ids than there are classes (2), 6 of them" in tissue.only("mask-as-instances", None)
+    assert "hold no more ids than there are classes (2), 6 in 3 pieces" in tissue.only("mask-as-instances", None)
 
 
 @pytest.mark.parametrize(("value", "says"), [(-3, "the ids hold -3"), (2.5, "the ids hold 2.5")])
@@ -186,6 +212,18 @@ def test_negative_ids_may_be_what_is_ignored(cells) -> None:
     array[5] = -1
     cells.write(cells.label(1), array)
     assert cells.check().problems == ()
+
+
+def test_volumes_of_objects_are_stored_once_with_their_ids(cells, monkeypatch) -> None:
+    voxels = cells.num_cases * np.prod(cells.shape)
+    assert cells.check().store_bytes == pytest.approx(voxels * (2 * 4 + 2 * 2))
+    monkeypatch.setattr(check, "_label_bytes", lambda case: 8 if case.objects.num_objects > 20 else 4)
+    assert cells.check().store_bytes == pytest.approx(voxels * (2 * 4 + (4 + 5 * 8) / 6))
+    dataset = open_dataset(DatasetSource(dataset=cells.root))
+    monkeypatch.undo()
+    facts = check._examine_all(dataset, 1)
+    finer = {case.id: (4.0, 2.4, 2.0) for case in facts if not case.test}  # twice the voxels' size along every axis
+    assert check.judge(dataset, facts, rescaled_mm=finer).store_bytes == pytest.approx(8 * voxels * (2 * 4 + 2 * 2))
 
 
 def test_no_map_holds_an_object(cells) -> None:
@@ -257,6 +295,39 @@ def test_ids_that_are_used_twice(cells) -> None:
 def test_a_map_without_objects(cells) -> None:
     cells.write(cells.label(5), np.zeros(cells.shape, dtype=np.uint8))
     assert cells.only("no-objects", 5) == "the map of ids holds no object (labelsTr/case_05.nii.gz)"
+
+
+@pytest.mark.parametrize(("first", "warns"), [(1, True), (30, False), (-300, False)])
+def test_an_ignore_value_among_the_ids(cells, first: int, warns: bool) -> None:
+    cells.declare(labels={**CELLS, "ignore": 15}, instances=["cell"])
+    ids = objects(cells.shape, 20, abs(first))
+    ids[11, 0, 0] = 15
+    cells.write(cells.label(0), np.where(ids >= 300, ids % 10 + 1, ids) if first < 0 else ids)
+    for case in range(1, cells.num_cases):
+        cells.write(cells.label(case), objects(cells.shape, 12))
+    if not warns:
+        assert all(item.kind != "ignore-among-ids" for item in cells.check().problems)
+        return
+    says = "the ignore value 15 (19 voxels) lies among the ids, 1 to 20 (labelsTr/case_00.nii.gz)"
+    assert cells.only("ignore-among-ids", 0) == says
+
+
+def test_the_map_of_one_class_tells_what_is_ignored(cells) -> None:
+    cells.declare(labels={**CELLS, "ignore": 15}, instances=["cell"])
+    (cells.root / "labelsTr" / "classes").mkdir()
+    ids = objects(cells.shape, 20)
+    cells.write(cells.label(0), ids)
+    cells.write(class_map(cells, 0), np.where(ids == 20, 15, ids > 0).astype(np.uint8))
+    for case in range(1, cells.num_cases):
+        cells.write(cells.label(case), objects(cells.shape, 12))
+    dataset = open_dataset(DatasetSource(dataset=cells.root))
+    assert [case.classes is not None for case in dataset.cases] == [True] + [False] * 5
+    assert cells.check().problems == ()
+    assert dataset.labels is not None
+    label, classes = (open_label(path) for path in (dataset.cases[0].label, dataset.cases[0].classes))
+    layers = read_layers(label, classes, dataset.labels)
+    np.testing.assert_array_equal(layers[0], np.select([ids == 20, ids > 0], [2, 1], 0))
+    np.testing.assert_array_equal(layers[1], np.where(ids < 20, ids, 0))
 
 
 def test_classes_of_few_cases_are_still_named(tissue) -> None:

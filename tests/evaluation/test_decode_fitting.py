@@ -52,6 +52,7 @@ def test_every_case_is_scored_with_what_the_other_part_has_found() -> None:
     ))  # fmt: skip
     fitted = fit_decoding({"x": (1, 2)}, score, CASES)
     assert {case: fitted.values[case] for case in ("a0", "b0")} == {"a0": 0.8, "b0": 0.7}
+    assert fitted.by_part == {"a": {"x": 2}, "b": {"x": 1}}
     assert fitted.decode == {"x": 2}, "on all: 0.875 against 0.8"
 
 
@@ -59,14 +60,36 @@ def test_equal_settings_leave_the_plan_as_it_is() -> None:
     assert fit_decoding(OFFERED, Scores(lambda found, case: 0.7), CASES).decode == {}
 
 
-def test_images_without_any_object_count_nowhere() -> None:
-    score = Scores(lambda found, case: None if case == "a0" else 0.5 + 0.1 * (found.get("x") == 3))
-    fitted = fit_decoding(OFFERED, score, CASES)
-    assert fitted.decode == {"x": 3}
-    assert fitted.score == pytest.approx(0.6)
-    nothing = fit_decoding(OFFERED, Scores(lambda found, case: None), CASES)
+def test_without_cases_nothing_is_fitted() -> None:
+    nothing = fit_decoding(OFFERED, Scores(lambda found, case: 1.0), {})
     assert nothing.score is None
     assert nothing.num_settings == 1
+
+
+def test_settings_that_invent_objects_in_empty_images_pay_for_it() -> None:
+    """Half of the images are empty: as planned nothing is found there, with x 3 objects are; other images like it."""
+
+    def table(found, case):
+        is_empty = int(case[1]) % 2 == 0
+        if found.get("x") == 3:
+            return 0.0 if is_empty else 0.9
+        return 1.0 if is_empty else 0.5
+
+    fitted = fit_decoding({"x": (1, 3)}, Scores(table), CASES)
+    assert fitted.decode == {}
+    assert fitted.score == pytest.approx(0.75)
+
+
+def test_a_gain_that_may_be_luck_is_refused() -> None:
+    """One image gains much, the others nothing: a mean above 0 says little."""
+    lucky = Scores(lambda found, case: 0.5 + 0.4 * (found.get("x") == 2 and case in ("a0", "b0")))
+    fitted = fit_decoding({"x": (2,)}, lucky, CASES)
+    assert fitted.tried == {"x": 2}
+    assert fitted.difference is not None
+    assert fitted.difference.mean > 0
+    assert (fitted.decode, fitted.by_part, fitted.score) == ({}, {}, 0.5)
+    few = {case: part for case, part in CASES.items() if case[1] in "01"}
+    assert fit_decoding({"x": (2,)}, Scores(lambda found, case: 0.5 + 0.4 * ("x" in found)), few).decode == {}
 
 
 def test_one_part_alone_is_not_fitted() -> None:

@@ -33,7 +33,8 @@ def make_run(tmp_path: Path, make_configuration: Callable[..., Configuration]) -
         name: str, folds: tuple[int | str, ...] = (0,), splits: tuple[Fold, ...] = HALVES, **fields: Any
     ) -> RunFolder:
         run = RunFolder(tmp_path / name)
-        chosen = {item: fields.pop(item) for item in ("postprocessing", "configurations") if item in fields}
+        of_choice = ("postprocessing", "configurations", "decode", "decode_by_part")
+        chosen = {item: fields.pop(item) for item in of_choice if item in fields}
         configuration = make_configuration((8, 8, 8), **{"epochs": 5, **fields})
         other = dataclasses.replace(configuration, name="other")
         plan = Plan(
@@ -115,6 +116,17 @@ def test_every_usual_reason_is_named(make_run: MakeRun) -> None:
     assert {name for name in found if name not in ("trained on", "validated on")} == {
         *("epochs", "mirrored axes", "folds", "channels", "budget", "seed", "batch size", "postprocessing")
     }
+
+
+def test_settings_of_decoders_are_told(make_run: MakeRun) -> None:
+    fitted = {"decode": {"foreground": 0.4}, "decode_by_part": {"0": {}, "1": {"foreground": 0.3, "smallest": 12}}}
+    first, second = make_run("one", folds=(0, 1), **fitted), make_run("two", folds=(0, 1))
+    found = unequal(differences(first.predictions, second.predictions))
+    assert found == {"objects found with": ("foreground 0.4", None)}
+    for run in (first, second):
+        _predict(run.out_of_fold, CASES)
+    found = unequal(differences(first.out_of_fold, second.out_of_fold))
+    assert found == {"objects found with": ("fold 0: as planned; fold 1: foreground 0.3, smallest 12", None)}
 
 
 def test_cases_are_told_apart_though_they_are_equally_many(make_run: MakeRun) -> None:

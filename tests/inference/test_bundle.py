@@ -16,7 +16,7 @@ import pytest
 from autoseg import cli
 from autoseg.compute import Compute
 from autoseg.errors import AutosegError, ModelError
-from autoseg.inference.bundle import FORMAT, MANIFEST, WEIGHTS, bundle_path, unpack, write_bundle
+from autoseg.inference.bundle import FORMAT, MANIFEST, RECORDS, WEIGHTS, bundle_path, unpack, write_bundle
 from autoseg.inference.model import digest_of
 from autoseg.inference.predictor import Predictor, predict
 from planners import records
@@ -237,13 +237,13 @@ FAULTS = {
     empty: "cannot be read as a bundle: File is not a zip file",
     text: "cannot be read as a bundle: File is not a zip file",
     wrong_size: f"{FOLD} is not of the size or kind",
-    extra: "holds or names ['folds/3d1/fold_0/run.py'], which belongs into no bundle",
-    unnamed: "holds or names ['run.json'], which belongs into no bundle",
-    traversal: "holds or names ['folds/../fold_9/weights_last.safetensors']",
-    outside: "holds or names ['../outside.json']",
-    absolute: "outside/plan.json'], which belongs into no bundle",
+    extra: 'holds or names "folds/3d1/fold_0/run.py", which belongs into no bundle',
+    unnamed: 'holds or names "run.json", which belongs into no bundle',
+    traversal: 'holds or names "folds/../fold_9/weights_last',
+    outside: 'holds or names "../outside.json"',
+    absolute: 'holds or names "/',
     backslash: "which belongs into no bundle",
-    twice: "holds or names ['a file twice']",
+    twice: "holds or names a file twice",
     compressed: "is not of the size or kind",
     over_one_another: "lie over one another",
     newer: f"has format {FORMAT + 1}, this program knows {FORMAT}. Take a newer autoseg",
@@ -314,6 +314,17 @@ def test_a_choice_that_cannot_be_read_names_the_bundle(run, tmp_path, temporary)
     with pytest.raises(AutosegError, match=rf"{re.escape(str(bundle))}/choice\.json"):
         Predictor(bundle)
     assert not list(temporary.iterdir())
+
+
+def test_names_that_lead_out_of_a_bundle_are_refused(run, tmp_path):
+    bundle = tmp_path / "model.autoseg"
+    write_bundle(run.root, bundle)
+    files = contents(bundle)
+    elsewhere = str(run.root / "folds" / "3d1")
+    changed = {name: files[name].replace(b'"3d1"', json.dumps(elsewhere).encode()) for name in RECORDS[:2]}
+    rewrite(bundle, {**files, **changed})
+    with pytest.raises(AutosegError, match=rf"{re.escape(str(bundle))}.*a configuration is named"):
+        Predictor(bundle)
 
 
 def test_a_plan_that_does_not_fit_names_the_bundle(run, tmp_path, temporary):

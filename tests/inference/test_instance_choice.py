@@ -16,7 +16,7 @@ from autoseg.data.image import Geometry
 from autoseg.data.io import open_label, write_segmentation
 from autoseg.errors import RunFolderError
 from autoseg.evaluation.contingency import contingency
-from autoseg.evaluation.decode_fitting import AS_PLANNED
+from autoseg.evaluation.decode_fitting import AS_PLANNED, FittedDecoding
 from autoseg.evaluation.instance_folders import evaluate_instances
 from autoseg.evaluation.instance_results import InstanceResults
 from autoseg.evaluation.matching import f1
@@ -25,7 +25,7 @@ from autoseg.evaluation.selection import Choice
 from autoseg.inference import instance_choice, out_of_fold
 from autoseg.inference.chain import Chain
 from autoseg.inference.comparison import Comparison, logits_file, read_label
-from autoseg.inference.instance_choice import parts_of
+from autoseg.inference.instance_choice import parts_of, write_chosen
 from autoseg.inference.instances import segment_objects
 from autoseg.inference.kept_logits import keep_logits
 from autoseg.inference.logits_part import LogitsPart
@@ -238,15 +238,108 @@ def test_settings_that_help_on_the_other_folds_are_taken(make_run, monkeypatch) 
     assert "judged on each, better than as planned by" in choice.reasons[-1].because
     target = make_target(plan.configurations[0].target, LABELS, plan.configurations[0].training)
     assert set(choice.decode) <= set(target.decode_choices())  # type: ignore[attr-defined]
+    assert set(choice.decode_by_part) == {"0", "1"}
+    assert f1_of_results(run) == pytest.approx(choice.score, abs=1e-12), "the page tells what was judged"
     with_them = _of_files(run, Path(str(comparison_of(run).files["a"].label)).parent)
     assert np.mean(list(with_them.values())) > before, "files are written with the chosen settings"
+
+
+def f1_of_results(run: RunFolder) -> float:
+    """The mean F1 that ``instances.json`` tells."""
+    comparison = run.read(InstanceResults, run.instances_file).comparison
+    mean = comparison.totals[0].metrics[comparison.metrics.index("f1@0.5")].mean
+    assert mean is not None
+    return mean.mean
+
+
+def test_every_image_is_written_with_the_settings_of_the_other_folds(make_run) -> None:
+    """Settings fitted on all images have seen its label."""
+    run = make_run(("2d_boundary",))
+    planned = {case_id: len(np.unique(ids)) for case_id, ids in _written(run, {}, {}).items()}
+    by_part = {"0": {"smallest": 10**6}, "1": {}}
+    found = _written(run, {"smallest": 10**6}, by_part)
+    assert all(not found[case_id].any() for case_id in FOLDS[0])
+    assert all(len(np.unique(found[case_id])) == planned[case_id] > 1 for case_id in FOLDS[1])
+
+
+def _written(run: RunFolder, decode: dict[str, object], by_part: dict[str, dict[str, object]]) -> dict[str, np.ndarray]:
+    comparison = comparison_of(run)
+    plain = choice_of("2d_boundary", decode=decode, decode_by_part=by_part)
+    write_chosen(comparison, plain)
+    return {path.stem: open_label(path).read()[0] for path in run.out_of_fold.glob("*.tif")}
+
+
+def choice_of(name: str, **fields) -> Choice:
+    return Choice(
+        configurations=(name,), folds=(0, 1), postprocessing=(), structures=("cell",), num_cases=6, mean_dice=None,
+        mean_iou=None, dice=(None,), candidates=(), trials=(), reasons=(), **fields,
+    )  # fmt: skip
+
+
+def test_a_digest_tells_settings_of_other_folds_apart() -> None:
+    same = {"decode": {"foreground": 0.4}}
+    first = choice_of("2d_boundary", **same, decode_by_part={"0": {"foreground": 0.3}})
+    second = choice_of("2d_boundary", **same, decode_by_part={"0": {"foreground": 0.4}})
+    assert len({item.predictions_digest for item in (first, second, choice_of("2d_boundary", **same))}) == 3
+
+
+def test_empty_images_are_judged_by_what_is_invented_in_them(make_run) -> None:
+    run = make_run(("2d_boundary",), noise={"2d_boundary": 0.0}, empty="ad")
+    comparison = comparison_of(run)
+    (part,) = comparison.parts(("2d_boundary",), 0, "a")
+    seen = instance_choice._Seen()
+    judge = instance_choice._Judge(comparison, ("2d_boundary",), seen)
+    assert set(judge.score([AS_PLANNED], list("abcdef"))[AS_PLANNED].values()) == {1.0}
+    assert seen.empty == {"a", "d"}
+    logits = part.logits_KZYX.read()  # type: ignore[union-attr]
+    logits[1, 0, 5:15, 5:15] += 20
+    keep_logits(logits_file(run.fold("2d_boundary", 0), "a"), logits, relative=True)
+    assert judge.score([AS_PLANNED], ["a"])[AS_PLANNED] == {"a": 0.0}
+    choice = choose_for_run(run)
+    assert choice.num_cases == 6
+    assert choice.score == pytest.approx(5 / 6)
+    assert "(2 of them labelled without objects" in choice.reasons[0].because
+
+
+def test_components_are_as_large_as_objects_must_be(make_run) -> None:
+    """Specks count against neither: what is compared is how objects are told apart."""
+    run = make_run(("2d_boundary",), noise={"2d_boundary": 0.0})
+    comparison = comparison_of(run)
+    for fold, ids in FOLDS.items():
+        for case_id in ids:
+            (part,) = comparison.parts(("2d_boundary",), fold, case_id)
+            logits = part.logits_KZYX.read()  # type: ignore[union-attr]
+            background = logits.argmax(axis=0) == 0
+            speckled = np.zeros_like(background)
+            speckled[:, ::4, ::4] = True
+            logits[1][speckled & background] += 30
+            keep_logits(logits_file(run.fold("2d_boundary", fold), case_id), logits, relative=True)
+    judge = instance_choice._Judge(comparison, ("2d_boundary",), instance_choice._Seen())
+    judge.score([AS_PLANNED], list("abcdef"))
+    plain = judge.score_components(FittedDecoding(values={}, planned={}))
+    larger = FittedDecoding(values={}, planned={}, by_part={0: {"smallest": 10}, 1: {"smallest": 10}})
+    without = judge.score_components(larger)
+    assert set(plain) == judge.seen.touching
+    assert np.mean(list(without.values())) > np.mean(list(plain.values())) + 0.1
+
+
+def test_cases_whose_objects_nobody_annotated_are_not_judged(make_run) -> None:
+    run = make_run(("2d_boundary",))
+    record = run.read(RunRecord, run.run_file)
+    cases = tuple(
+        dataclasses.replace(item, annotated_classes=(0,) if item.id == "c" else None) for item in record.cases
+    )
+    run.change_record(cases=cases)
+    assert "c" not in parts_of(comparison_of(run))
+    assert choose_for_run(run).num_cases == 5
+    assert (run.out_of_fold / "c.tif").exists()
 
 
 def test_a_fast_judge_gives_the_numbers_of_a_slow_one(make_run) -> None:
     run = make_run()
     comparison = comparison_of(run)
     for name in NAMES:
-        judge = instance_choice._Judge(comparison, (name,), {})
+        judge = instance_choice._Judge(comparison, (name,), instance_choice._Seen())
         settings = [AS_PLANNED, (("foreground", 0.3),), (("foreground", 0.7), ("smallest", 40))]
         found = judge.score(settings, list("abcdef"))
         for setting in settings:
@@ -295,7 +388,7 @@ def test_one_fold_is_halved_and_groups_stay_together(make_run) -> None:
     record = run.read(RunRecord, run.run_file)
     grouped = tuple(dataclasses.replace(item, group="one" if item.id in "ac" else None) for item in record.cases)
     run.change_record(folds=(0,), cases=grouped)
-    assert parts_of(comparison_of(run)) == {"a": 0, "b": 1, "c": 0}
+    assert parts_of(comparison_of(run)) == {"a": "half 1", "b": "half 2", "c": "half 1"}
     assert choose_for_run(run).num_cases == 3
 
 
@@ -312,12 +405,11 @@ def test_without_validation_the_first_configuration_is_taken(make_run) -> None:
     assert not run.instances_file.exists()
 
 
-def test_images_without_objects_leave_nothing_to_compare(make_run) -> None:
+def test_images_without_objects_are_right_where_nothing_is_found(make_run) -> None:
     run = make_run(("2d_boundary",), noise={"2d_boundary": 0.0}, empty="abcdef")
     choice = choose_for_run(run)
-    assert choice.score is None
-    assert choice.interval is None
-    assert "no foreground in any label or prediction" in choice.reasons[0].because
+    assert (choice.score, choice.decode) == (1.0, {})
+    assert "6 of them labelled without objects" in choice.reasons[0].because
     results = run.read(InstanceResults, run.instances_file)
     assert all(item.label_errors == () for item in results.objects)
 

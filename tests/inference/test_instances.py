@@ -11,9 +11,18 @@ from scipy import ndimage
 
 from autoseg.data.image import Geometry
 from autoseg.evaluation.contingency import contingency
+from autoseg.evaluation.labelled_objects import read_prediction
 from autoseg.evaluation.matching import f1, match
+from autoseg.inference import instances
 from autoseg.inference.export import LogitsPart, decode_whole, segment
-from autoseg.inference.instances import SegmentedObjects, class_map, segment_objects, write_object_maps
+from autoseg.inference.instances import (
+    SegmentedObjects,
+    class_map,
+    find_kept_map,
+    keep_object_maps,
+    segment_objects,
+    write_object_maps,
+)
 from autoseg.inference.previous import previous_segmentation
 from autoseg.preprocessing.cropping import box_slices, nonzero_box
 from autoseg.preprocessing.label_resampling import resample_label
@@ -182,6 +191,46 @@ def test_maps_are_averaged_before_objects_are_found(make_configuration, ellipses
     found = segment_objects(noisy, target, plan)
     inside = found.ids[box_slices(part.grid.crop_box)]
     assert match(contingency(slow.ids, inside), 0.99).tp == len(found) == len(slow.classes) - 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_that_nobody_needs_become_the_maps(make_configuration, ellipses, name: str, monkeypatch) -> None:
+    """In their own memory, and means a part at a time: the same objects."""
+    ids = np.stack([ellipses((40, 36), 8, 6.0, seed=seed) for seed in range(3)])
+    plan = make_plan(make_configuration, name, (16, 16))
+    target, part = target_of(plan), perfect_part(plan, (ids > 0).astype(np.int16), ids, (1.0, 1.0, 1.0), 0.5)
+    whole = segment_objects([part], target, plan)
+    monkeypatch.setattr(instances, "PART_VOXELS", 1000)
+    before = part.logits_KZYX.copy()
+    kept = segment_objects([part], target, plan)
+    np.testing.assert_array_equal(part.logits_KZYX, before)
+    assert instances.mean_maps([part], target, consume=True) is part.logits_KZYX
+    part = dataclasses.replace(part, logits_KZYX=before)
+    for found in (kept, segment_objects([part], target, plan, consume=True)):
+        np.testing.assert_array_equal(found.ids, whole.ids)
+        np.testing.assert_array_equal(found.classes, whole.classes)
+        np.testing.assert_allclose(found.probabilities, whole.probabilities, rtol=1e-6)
+
+
+def test_what_a_run_keeps_is_a_tiff_where_its_format_holds_too_few_ids(tmp_path) -> None:
+    """Of a case there is one map, whichever way the number of objects went."""
+    geometry = Geometry(spacing_mm=(1.0, 1.0, 1.0), dimensions=2)
+
+    def objects(count: int) -> SegmentedObjects:
+        ids = np.zeros((1, 300, 300), dtype=np.int32)
+        ids.reshape(-1)[:count] = np.arange(1, count + 1)
+        classes = np.ones(count + 1, dtype=np.uint8)
+        others = np.zeros(ids.shape, dtype=np.uint8)
+        return SegmentedObjects(ids=ids, classes=classes, probabilities=np.zeros(count + 1, np.float32), others=others)
+
+    path = tmp_path / "a.png"
+    for count, name in ((3, "a.png"), (70_000, "a.tif"), (5, "a.png")):
+        keep_object_maps(path, objects(count), KINDS, geometry)
+        assert find_kept_map(path) == tmp_path / name
+        assert sorted(item.name for item in tmp_path.glob("a.*")) == [name]
+        assert [item.name for item in (tmp_path / "classes").iterdir()] == [name]
+        found, _ = read_prediction(find_kept_map(path), KINDS)
+        assert found.max() == count
 
 
 def test_an_image_without_objects_gives_none(make_configuration) -> None:

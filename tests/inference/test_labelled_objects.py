@@ -7,9 +7,9 @@ import pytest
 
 from autoseg.data.image import Geometry
 from autoseg.data.io import write_segmentation
+from autoseg.evaluation.labelled_objects import IGNORED, read_objects, read_prediction
 from autoseg.inference.instances import SegmentedObjects, write_object_maps
-from autoseg.inference.labelled_objects import IGNORED, read_objects
-from autoseg.inference.object_measures import measure_predictions, read_prediction
+from autoseg.inference.object_measures import measure_predictions
 from autoseg.run_folder import CaseFiles
 from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
@@ -69,7 +69,7 @@ def predicted(folder: Path) -> tuple[Path, SegmentedObjects]:
 
 
 def test_ignored_voxels_belong_to_no_object(plan: Plan, files: CaseFiles, tmp_path: Path) -> None:
-    label = read_objects(files, plan)
+    label = read_objects(files, plan.labels)
     assert np.unique(label.ids).tolist() == [0, 1, 2, 3, IGNORED]
     assert label.numbered.max() == 3
     assert label.spacing_mm == (4.0, 1.0, 0.5)
@@ -81,8 +81,20 @@ def test_ignored_voxels_belong_to_no_object(plan: Plan, files: CaseFiles, tmp_pa
 def test_objects_of_classes_that_were_not_annotated_are_left_out(plan: Plan, files: CaseFiles, tmp_path: Path) -> None:
     annotated = CaseFiles(**{**vars(files), "annotated_classes": (0, 1)})
     _, objects = predicted(tmp_path)
-    table = read_objects(annotated, plan).compare(objects.ids, objects.classes)
+    table = read_objects(annotated, plan.labels).compare(objects.ids, objects.classes)
     assert table.prediction_ids.tolist() == [1], "both drops may be there or not: nobody has looked"
+
+
+def test_the_ignore_value_is_an_id_as_any_other_in_a_prediction(tmp_path: Path) -> None:
+    """One class alone, whose label has its ignore value among the ids: the ninth object found is an object."""
+    labels = Labels(classes=LABELS.classes[:2], instance_classes=("cell",), ignore=9)
+    ids = np.zeros((1, 8, 40), dtype=np.int32)
+    for number in range(1, 13):
+        ids[0, 2:6, 3 * number : 3 * number + 2] = number
+    write_segmentation(tmp_path / "a.nii.gz", ids, GEOMETRY)
+    found, classes = read_prediction(tmp_path / "a.nii.gz", labels)
+    np.testing.assert_array_equal(found, ids)
+    assert classes.tolist() == [0] + [1] * 12
 
 
 def test_classes_are_measured_by_themselves_and_sizes_in_millimetres(plan, files, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_without_its_scores_a_choice_is_made_again(run, names: tuple[str, ...], 
     monkeypatch.setattr(folds, "NextStages", lambda _: SimpleNamespace(are_complete=lambda: True))
     for name, fold in itertools.product(names, FOLDS):
         cases = [SimpleNamespace(id=case) for case in FOLDS[fold]]
-        job, record = fold_job_of(run, name, fold, cases), SimpleNamespace(validated=2, epochs=2)
+        job, record = fold_job_of(run, name, fold, cases), SimpleNamespace(validated=2, epochs=2, decode="")
         assert folds._needs_validation(job, record, len(names) > 1) is (len(names) > 1)
         if len(names) > 1:
             validate(run, run.read(Plan, run.plan_file), name, fold)
@@ -326,7 +326,8 @@ def test_without_its_scores_a_choice_is_made_again(run, names: tuple[str, ...], 
 
 def fold_job_of(run: RunFolder, name: str, fold: int, cases: list[SimpleNamespace]) -> SimpleNamespace:
     """What tells whether a fold needs validation."""
-    return SimpleNamespace(run=run, folder=run.fold(name, fold), validation_cases=cases)
+    own = run.read(Plan, run.plan_file).configuration(name)
+    return SimpleNamespace(run=run, folder=run.fold(name, fold), validation_cases=cases, configuration=own)
 
 
 @pytest.mark.parametrize("writes", [1, 2])

@@ -280,7 +280,7 @@ def test_missing_pieces_are_named(plain):
     with pytest.raises(ModelError, match=r"no model folder of nnU-Net v2: plans\.json is missing"):
         open_nnunet(folder.parent)
     (folder / "dataset.json").write_text("{")
-    with pytest.raises(ModelError, match=r"dataset\.json cannot be read"):
+    with pytest.raises(ModelError, match=r"dataset\.json is not JSON"):
         open_nnunet(folder)
     plain.write()
     (folder / "fold_0" / "checkpoint_final.pth").unlink()

@@ -224,11 +224,15 @@ def test_seeded_fingerprints_with_objects(name: str, fingerprint: Fingerprint, g
     semantic = dataclasses.replace(fingerprint.labels, instance_classes=())
     if is_too_small(dataclasses.replace(fingerprint, labels=semantic)):
         return
-    with contextlib.suppress(PlanError):  # what fits in 2D alone: volumes are looked at whole
+    try:
         plan = PLANNERS[name](fingerprint, budget)
-        assert PLANNERS[name](fingerprint, budget) == plan
-        check_plan(name, plan, fingerprint, budget)
-        assert max(map(len, describe(plan).splitlines())) <= WIDTH
+    except PlanError as fault:  # what fits in 2D alone: volumes are looked at whole
+        if "is possible with" not in str(fault) and "too small" not in str(fault):
+            raise
+        return
+    assert PLANNERS[name](fingerprint, budget) == plan
+    check_plan(name, plan, fingerprint, budget)
+    assert max(map(len, describe(plan).splitlines())) <= WIDTH
 
 
 @pytest.mark.parametrize("name", PLANNERS)

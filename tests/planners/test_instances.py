@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.data.io import image_from_array
 from autoseg.preprocessing.populate import estimate_bytes
@@ -16,7 +18,8 @@ from autoseg.targets.affinity import offsets_of
 from autoseg.targets.decode_flow import FlowOptions
 from autoseg.targets.instance_encoding import boundary_width as target_width
 from autoseg.targets.instance_target import DIAMETER
-from planners import PLANNERS, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError
+from planners import PLANNERS, Fingerprint, LabelClass, Labels, MemoryBudget, Plan, PlanError, unet
+from planners.decision import Decision
 from planners.describe import describe
 from planners.diameter import scale_of
 from planners.edit import set_value
@@ -35,6 +38,7 @@ from planners.instances import (
     target_options,
 )
 from planners.joint import join
+from planners.memory import configuration_bytes
 from planners.plan import SizeScaling, Target, Training
 from planners.records import dumps, from_json
 from planners.transfer import adapt_labels, carry
@@ -141,6 +145,25 @@ def test_constants_are_the_targets() -> None:
     assert FlowOptions() == FlowOptions(steps=USUAL_STEPS, least_points=MOST_POINTS)
 
 
+@pytest.mark.parametrize("name", NUM_OUTPUTS)
+def test_layers_and_maps_of_objects_are_counted_in_the_device_memory(name: str, nuclei: Fingerprint) -> None:
+    """Against what the target makes of a patch, ids in 32 bits."""
+    item = set_value(set_value(plan_of(nuclei), "mine.inherits", "2d_boundary"), "mine.target.name", name)
+    item = item.configuration("mine")
+    label = torch.zeros(1, 2, *item.patch_size, dtype=torch.int32)
+    label[0, :, 5:20, 5:20] = 1
+    target = TARGETS[name](item.target, nuclei.labels, item.training)
+    maps, weights = target.encode(label, [output.stride for output in item.architecture.outputs])
+    made = [tensor for tensor in (label, *maps, *weights) if tensor is not None]
+    held = item.batch_size * sum(tensor.numel() * tensor.element_size() for tensor in made)
+    semantic = dataclasses.replace(item, target=dataclasses.replace(item.target, name="semantic"))
+    voxels = item.batch_size * math.prod(item.patch_size)
+    plain = sum(8 * voxels // math.prod(output.stride) for output in item.architecture.outputs) + 2 * voxels
+    more = configuration_bytes(item).loss - configuration_bytes(semantic).loss
+    assert plain + more == pytest.approx(held, rel=0.15 if name == "affinity" else 1e-9)
+    assert plain + more >= held
+
+
 def test_affinities_reach_as_far_along_thick_slices() -> None:
     def offsets(*spacing: float) -> set[tuple[int, ...]]:
         sizes = ObjectSizes(small=5, median=9, large=20, spacing_mm=spacing)
@@ -201,6 +224,26 @@ def test_shapes_and_diameters_are_those_after_scaling(nuclei: Fingerprint) -> No
     assert enlarge(facts, None) is facts
 
 
+def test_few_slices_that_scaling_makes_one_are_planned_as_one(nuclei: Fingerprint) -> None:
+    """The network's axes and its target's are counted on the same grid."""
+    facts = rescaled(nuclei)
+    few = dataclasses.replace(
+        facts,
+        spacings_mm=tuple((1.0, 1.0, 1.0) for _ in facts.shapes),
+        shapes=tuple((2, 256, 256) for _ in facts.shapes),
+        size_features=tuple((first + 1.5, second) for first, second in facts.size_features),
+    )
+    scaling = SizeScaling(diameter_mm=20.0, weights=(0.0, 1.0, 0.0))
+    decision: Decision[SizeScaling | None] = Decision(value=scaling, rule="common-diameter", because="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "fit_scaling", lambda fingerprint: decision)
+        plan = PLANNERS["default"](few, MemoryBudget())
+    for item in plan.configurations:
+        assert item.dimensions == 2
+        assert item.target.options["dimensions"] == 2
+        assert item.target.options["spacing"] == list(item.spacing_mm)
+
+
 # ------------------------------------------------------------------------------------------------------------ edits
 
 
@@ -232,17 +275,28 @@ def test_a_finer_grid_makes_objects_larger(nuclei: Fingerprint) -> None:
     assert after.options["spacing"] == [0.5, 0.5]
 
 
+SCALING = "{'diameter_mm': 9, 'weights': [1, 1]"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         ("2d_flow.target.options.width", "2", "width, which target flow does not know; it knows dimensions, spacing"),
         ("2d_flow.target.options.dimensions", "3", "dimensions is 3; the configuration has 2"),
         ("2d_boundary.target.opts.width", "2", "has no field 'opts'"),
+        ("2d_boundary.target.options.width", "wide", "2d_boundary.target.options.width is 'wide'; give a number above"),
+        ("2d_flow.target.options.spacing", "3", "2d_flow.target.options.spacing is 3; give 2 numbers above 0"),
+        ("2d_flow.target.options.decode.smallest", "abc", "options.decode.smallest is 'abc'; give a number"),
+        ("2d_flow.target.options.decode", "5", "2d_flow.target.options.decode is 5; give settings by name"),
+        ("2d_flow.scaling", f"{SCALING}, 'least': 0}}", "2d_flow.scaling.least is 0.*; must be a number above 0"),
+        ("2d_flow.scaling", f"{SCALING}, 'most': 0.1}}", "2d_flow.scaling.least is 0.25, above 2d_flow.scaling.most"),
+        ("2d_flow.scaling", "{'diameter_mm': -1, 'weights': [1]}", "2d_flow.scaling.diameter_mm is -1"),
+        ("2d_flow.scaling", "{'diameter_mm': 9, 'weights': []}", "2d_flow.scaling.weights is .*; needs a constant"),
     ],
 )
 def test_impossible_options_are_refused(nuclei: Fingerprint, path: str, value: str, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        set_value(plan_of(nuclei), path, value)
+        set_value(plan_of(nuclei), path, value.replace("'", '"'))
 
 
 def test_a_target_of_ones_own_keeps_its_number_of_maps(nuclei: Fingerprint) -> None:
@@ -276,6 +330,25 @@ def test_a_plan_is_carried_to_other_objects(nuclei: Fingerprint) -> None:
     assert "(cell, spot) in" in because(carried, "labels.instance_classes")
     assert adapt_labels(plan, other).configuration("2d_flow").target.num_outputs == 4
     assert describe(carried)
+
+
+def test_a_size_that_the_user_or_a_network_is_bound_to_is_carried(nuclei: Fingerprint) -> None:
+    facts = rescaled(nuclei)
+    asked = set_value(PLANNERS["default"](facts, MemoryBudget()), "2d_flow.scaling", "null")
+    carried = carry(asked, facts, MemoryBudget())
+    assert carried.configuration("2d_flow").scaling is None
+    assert carried.configuration("2d_boundary").scaling is not None
+    assert "as the user chose; planned anew: rescaled to" in because(carried, "2d_flow.scaling")
+    sizes = [carried.configuration(name).target.options["diameter"] for name in ("2d_flow", "2d_boundary")]
+    assert facts.instances is not None
+    assert sizes == pytest.approx([facts.instances.diameters_mm[1], 10 * 8**0.5], rel=0.05)
+
+    plain = plan_of(nuclei)
+    assert plain.configuration("2d_flow").scaling is None
+    assert carry(plain, facts, MemoryBudget()).configuration("2d_flow").scaling is not None
+    started = carry(plain, facts, MemoryBudget(), is_trained=True)
+    assert started.configuration("2d_flow").scaling is None
+    assert "as the network was trained; planned anew: rescaled to" in because(started, "2d_flow.scaling")
 
 
 def test_plans_of_classes_and_of_objects_are_not_mixed(nuclei: Fingerprint) -> None:

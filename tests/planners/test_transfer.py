@@ -143,7 +143,7 @@ def test_intensities_are_the_new_ones_or_those_the_network_knows(make_fingerprin
         return [channel.intensities.mean for channel in plan.channels if channel.intensities is not None]
 
     assert means(carry(old, other, BUDGET)) == [7.0, 3.0]
-    assert means(carry(old, other, BUDGET, keep_intensities=True)) == [5.0, 3.0]
+    assert means(carry(old, other, BUDGET, is_trained=True)) == [5.0, 3.0]
 
 
 def test_single_slices_take_the_plane_alone(prostate: Plan) -> None:

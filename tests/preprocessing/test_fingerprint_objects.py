@@ -12,7 +12,9 @@ from autoseg.data.dataset import DatasetSource, open_dataset
 from autoseg.preprocessing import fingerprinting
 from autoseg.preprocessing.fingerprinting import check_and_measure
 from planners import records
+from planners.decision import Decision
 from planners.fingerprint import Fingerprint
+from planners.plan import SizeScaling
 
 NUM_CASES = 4
 SPACING = (2.0, 0.5, 0.5)
@@ -102,6 +104,10 @@ def test_objects_are_kept_and_read_again(root: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(fingerprinting, "measure_objects", lambda *given: pytest.fail("measured again"))
     assert measured(root, kept) == first
     monkeypatch.undo()
+    monkeypatch.setattr(fingerprinting, "VERSION", 99)
+    monkeypatch.setattr(fingerprinting, "size_features", lambda *given: (3.0,))
+    assert measured(root, kept).size_features == ((3.0,),) * NUM_CASES, "other features are measured anew"
+    monkeypatch.undo()
     next(kept.rglob("*.objects.npy")).write_bytes(b"cut off")
     assert measured(root, kept) == first
     ids, _ = ids_of(1)
@@ -110,6 +116,18 @@ def test_objects_are_kept_and_read_again(root: Path, tmp_path: Path, monkeypatch
     changed = measured(root, kept).instances
     assert changed is not None
     assert [case.count for case in changed.cases] == [3, 2, 3, 3]
+
+
+def test_the_check_counts_on_the_sizes_that_images_will_be_brought_to(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(DatasetSource(dataset=root))
+    plain, _ = check_and_measure(dataset, None, threads=2)
+    finer = Decision(value=SizeScaling(diameter_mm=8.0, weights=(0.0, 1.0), most=9.0), rule="", because="")
+    monkeypatch.setattr(fingerprinting, "fit_scaling", lambda facts: finer)
+    monkeypatch.setattr(fingerprinting, "size_features", lambda *given: (float(np.log(4.0)),))
+    scaled, _ = check_and_measure(dataset, None, threads=2)
+    assert scaled.store_bytes == pytest.approx(8 * plain.store_bytes, rel=1e-6)
 
 
 def test_ids_that_nobody_declared_are_measured_as_objects(tmp_path: Path) -> None:

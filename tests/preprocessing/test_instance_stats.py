@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import draw, measure, morphology
 
+from autoseg.data import object_runs
 from autoseg.preprocessing import instance_stats
-from autoseg.preprocessing.instance_stats import MeasuredObjects, hulls_per_case, join_objects, measure_objects
+from autoseg.preprocessing.instance_stats import (
+    MeasuredObjects,
+    hulls_per_case,
+    join_objects,
+    measure_objects,
+    object_diameters,
+)
 from planners.object_numbers import number_objects
 
 ONES = (1.0, 1.0, 1.0)
@@ -73,8 +80,10 @@ def test_objects_are_measured_as_by_scikit_image(
 ) -> None:
     ids = blobs(seed, shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instance_stats, "PART_VOXELS", part)
+        for module in (instance_stats, object_runs):
+            patch.setattr(module, "PART_VOXELS", part)
         found = measure_objects(ids, spacing)
+        np.testing.assert_array_equal(object_diameters(ids, spacing), found.diameters_mm)
     expected = slowly(ids, spacing)
     assert len(found) == ids.max()
     np.testing.assert_allclose(found.diameters_mm, expected.diameters_mm, rtol=1e-5)

@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoseg.preprocessing.preprocess import preprocess_case
 from autoseg.preprocessing.size_features import NUM_FEATURES, size_features
 from autoseg.preprocessing.size_scaling import image_scale
+from planners.fingerprint import Fingerprint
+from planners.geometry import median_resampled_shape, reorder
+from planners.instance_plan import enlarge
 from planners.plan import Configuration, Plan, SizeScaling
 from planners.records import PlanError
 
@@ -63,6 +67,31 @@ def test_limits_hold_in_whole_steps(
 def test_an_image_that_shows_nothing_stays(make_plan: PlanMaker) -> None:
     _, configuration = make_plan((1.0, 1.0), scaling=scaling(diameter_mm=1e4))
     assert image_scale(np.zeros((1, 1, 64, 64)), FLAT, configuration) == 1.0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_planning_expects_the_grid_that_preprocessing_makes(make_plan: PlanMaker, order: tuple[int, int, int]) -> None:
+    """Whatever the plan's order of axes: equal spacings, and things of another size along each."""
+    image = np.indices((40, 48, 64))
+    periods = np.array([5, 9, 32]).reshape(3, 1, 1, 1)
+    image = np.all(np.sin(image * 2 * np.pi / periods) > 0, axis=0)
+    image, ones = 1 + image[None].astype(np.float32), (1.0, 1.0, 1.0)
+    features = size_features(image, ones)
+    turned = size_features(image.transpose(0, *(1 + axis for axis in order)), ones)
+    assert order == (0, 1, 2) or abs(turned[0] - features[0]) > 0.2, "it matters which planes are looked at"
+    plan, configuration = make_plan(ones, axis_order=order, scaling=scaling(diameter_mm=12.0, least=0.1, most=10.0))
+    facts = Fingerprint(
+        dataset="d",
+        channels=plan.channels,
+        labels=plan.labels,
+        num_cases=1,
+        spacings_mm=(ones,),
+        shapes=((40, 48, 64),),
+        size_features=(features,),
+    )
+    seen = enlarge(facts, configuration.scaling)
+    expected = reorder(median_resampled_shape(seen.spacings_mm, seen.shapes, ones), order)
+    assert preprocess_case(image, ones, plan, configuration).grid.shape == tuple(map(int, expected))
 
 
 def test_weights_of_another_version_are_refused(make_plan: PlanMaker) -> None:

@@ -145,6 +145,16 @@ def test_targets_of_one_plan_share_a_store(make_plan: PlanMaker) -> None:
     assert [store_name(plan, name) for name in (first.name, "other", "scaled")] == [first.name, first.name, "scaled"]
 
 
+def test_other_size_features_make_rescaled_cases_anew(make_plan: PlanMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, plain = make_plan(labels=ONE_KIND)
+    scaled = dataclasses.replace(plain, scaling=SizeScaling(diameter_mm=9.0, weights=(1.0,)))
+    before = [preprocessing_choices(plan, item) for item in (plain, scaled)]
+    monkeypatch.setattr(populate.size_features, "VERSION", 99)
+    after = [preprocessing_choices(plan, item) for item in (plain, scaled)]
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
 def write(path: Path, array: np.ndarray) -> Path:
     path.parent.mkdir(exist_ok=True)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(path))

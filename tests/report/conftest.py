@@ -271,6 +271,7 @@ class FakeObjects(FakeRun):
             for fold in range(self.num_folds):
                 self.train(run, name, fold)
         run.write(self.chosen(), run.choice_file)
+        run.change_record(made_from={run.out_of_fold.name: self.chosen().predictions_digest})
         if self.measured:
             run.write(self.results(run.out_of_fold, data / "labels"), run.instances_file)
         return run
@@ -368,6 +369,7 @@ class FakeObjects(FakeRun):
                     label_errors=tuple(errors.label.tolist()),
                     prediction_diameters=tuple((4 * table.prediction_sizes / np.pi) ** 0.5),
                     prediction_errors=tuple(errors.prediction.tolist()),
+                    surplus=int(errors.surplus.sum()),
                 )
             )
         comparison = evaluate_instances(predictions, labels, threads=1)

@@ -14,12 +14,13 @@ import SimpleITK
 
 from autoseg.evaluation.instance_records import InstanceCase, ObjectScores
 from autoseg.evaluation.instance_results import CaseObjectFacts, InstanceResults
+from autoseg.evaluation.selection import Choice
 from autoseg.report import write_report
 from autoseg.report.comparison import write_comparison
 from autoseg.report.material import Material, gather
 from autoseg.report.object_section import object_section
 from autoseg.report.page import render
-from autoseg.run_folder import RunFolder
+from autoseg.run_folder import RunFolder, RunRecord
 from planners.labels import LabelClass, Labels
 
 LIMIT_BYTES = 3_000_000
@@ -38,7 +39,7 @@ def test_page_of_a_run_with_objects_has_everything(make_object_run: Callable[...
         "6 cases, 3 channels (red, green, blue), 1 class to find, the objects of nucleus told apart.",
         "mean F1 @ 0.5, out of fold",
         "objects labelled",
-        "foreground above 0.4, seeds above 0.1, no object below 12 voxels",
+        "foreground above 0.4, seeds above 0.1, no object below 12 voxels as trained",
         "AP @ 0.5…0.95",
         "What became of the objects",
         "one predicted object covers most of two or more labelled ones",
@@ -90,7 +91,7 @@ def test_what_a_run_with_objects_lacks_is_said(make_object_run: Callable[..., Ru
     text = text_of(write_report(run).read_text())
     assert "chosen 0.8710" in text
     assert "the settings as planned" in text
-    assert re.search(r"Objects are found with no object below \d+ voxels", text), "by the plan"
+    assert re.search(r"Objects are found with no object below \d+ voxels as trained", text), "by the plan"
     run.choice_file.unlink()
     run.fingerprint_file.unlink()
     assert "Nothing has been chosen yet" in text_of(write_report(run).read_text())
@@ -99,6 +100,10 @@ def test_what_a_run_with_objects_lacks_is_said(make_object_run: Callable[..., Ru
 def test_predictions_by_the_plan_are_told_from_those_of_the_choice(make_object_run: Callable[..., RunFolder]) -> None:
     run = make_object_run(num_cases=3)
     assert "settings of the plan" not in write_report(run).read_text()
+    made_from = run.read(RunRecord, run.run_file).made_from
+    run.change_record(made_from={**made_from, run.out_of_fold.name: "of another choice"})
+    assert "settings of the plan, not with the chosen ones" in write_report(run).read_text()
+    run.change_record(made_from=made_from)
     for path in run.out_of_fold.iterdir():
         path.unlink()
     assert "settings of the plan, not with the chosen ones" in write_report(run).read_text()
@@ -127,7 +132,22 @@ def test_several_classes_are_read_from_the_maps_beside_the_ids(make_object_run: 
             ids = SimpleITK.ReadImage(str(path))
             (folder / "classes").mkdir(exist_ok=True)
             SimpleITK.WriteImage(SimpleITK.Cast(ids > 0, SimpleITK.sitkUInt8), str(folder / "classes" / path.name))
+    cases = run.read(RunRecord, run.run_file).cases
+    named = [str(Path(str(case.label)).parent / "classes" / f"{case.id}.tif") for case in cases]
+    cases = tuple(replace(case, classes=path) for case, path in zip(cases, named, strict=True))
+    run.change_record(cases=cases)
+    choice = run.read(Choice, run.choice_file)
+    single = replace(choice.candidates[0], dice=(0.75, 0.25))
+    average = replace(single, name="both", configurations=("2d_boundary", "2d_flow"), mean_dice=None, dice=(None, None))
+    fitted = {"decode_by_part": {"0": {"foreground": 0.3}}, "structures": ("nucleus", "stroma")}
+    changed = replace(choice, candidates=(single, replace(average, score=0.8)), **fitted)
+    run.write(changed, run.choice_file)
+    run.change_record(made_from={run.out_of_fold.name: changed.predictions_digest})
     page = write_report(run).read_text()
+    text = text_of(page)
+    assert "nucleus Dice, as planned stroma Dice, as planned" in text
+    assert re.search(r"both 0\.8000.* – – ", text), "nobody measured it"
+    assert "for the numbers on this page each image was decoded with settings that were fitted on the other" in text
     assert "the map of classes is missing" not in page
     assert "No picture" not in page
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from autoseg.data.image import Geometry
+from autoseg.data.io import write_segmentation
 from autoseg.evaluation.contingency import contingency
 from autoseg.evaluation.instance_errors import INVENTED, MERGED, MISSED, RIGHT, SPLIT
 from autoseg.report.material import gather
@@ -16,7 +19,9 @@ from autoseg.report.object_statistics import decode_text, statistics_rows
 from autoseg.report.object_views import (
     Fate,
     centres,
+    choose_slice,
     enlarged_parts,
+    errors_within,
     object_paths,
     object_views,
     objects_per_slice,
@@ -26,6 +31,7 @@ from autoseg.report.opened_objects import open_objects
 from autoseg.report.outlines import area, outline
 from autoseg.report.slices import Slice
 from autoseg.run_folder import RunFolder
+from planners.labels import LabelClass, Labels
 
 PLACE = {kind: place for place, kind in enumerate(KINDS)}
 
@@ -71,6 +77,7 @@ def test_errors_in_words_count_labelled_objects_and_what_was_invented() -> None:
     )  # fmt: skip
     assert row.errors == "2 merged, 3 missed, 3 invented"
     assert replace(row, labelled={RIGHT: 9}, predicted={RIGHT: 9}).errors == "no error"
+    assert replace(row, labelled={RIGHT: 9}, predicted={RIGHT: 9, SPLIT: 2}, surplus=2).errors == "2 surplus pieces"
 
 
 @pytest.mark.parametrize("diameters", [[3.0], [4.0] * 50, np.geomspace(2, 90, 300), [1.0, 1.0, 400.0] * 20])
@@ -126,6 +133,7 @@ def planted() -> tuple[Slice, Fate]:
     fate = Fate(
         label=np.array([-1, PLACE[RIGHT], PLACE[MISSED], PLACE[SPLIT], PLACE[MERGED], PLACE[MERGED]]),
         prediction=np.array([-1, PLACE[RIGHT], PLACE[SPLIT], PLACE[SPLIT], PLACE[MERGED], PLACE[INVENTED]]),
+        surplus=np.zeros(6, dtype=bool),
     )
     nothing = np.zeros(label.shape, dtype=bool)
     return Slice(np.zeros((1, 200, 200), np.uint8), label, prediction, nothing, (1.0, 1.0)), fate
@@ -145,7 +153,7 @@ def test_every_object_is_drawn_by_its_fate() -> None:
 
 def test_parts_are_enlarged_where_most_is_wrong() -> None:
     cut, fate = planted()
-    parts = enlarged_parts(cut, fate.label, fate.prediction, 4)
+    parts = enlarged_parts(cut, fate, 4)
     assert len(parts) == 4
     rows, columns = parts[0]
     assert rows.start <= 20 < 30 <= rows.stop, "two were merged there"
@@ -153,10 +161,56 @@ def test_parts_are_enlarged_where_most_is_wrong() -> None:
     middles = [((r.start + r.stop) / 2, (c.start + c.stop) / 2) for r, c in parts]
     apart = [max(abs(a - c), abs(b - d)) for i, (a, b) in enumerate(middles) for c, d in middles[:i]]
     assert min(apart) > 20
-    right = Fate(np.zeros(6, dtype=int), np.zeros(6, dtype=int))
-    assert enlarged_parts(cut, right.label, right.prediction, 4) == ()
+    right = Fate(np.zeros(6, dtype=int), np.zeros(6, dtype=int), np.zeros(6, dtype=bool))
+    assert enlarged_parts(cut, right, 4) == ()
     small = cut.part(slice(0, 40), slice(140, 180))
-    assert enlarged_parts(small, fate.label, fate.prediction, 4) == ()
+    assert enlarged_parts(small, fate, 4) == ()
+
+
+def test_the_ignore_value_and_classes_nobody_annotated(make_object_run: Callable[..., RunFolder]) -> None:
+    """What the page draws is what was measured: id 7 of a prediction is an object, and nobody annotated the cells."""
+    labels = Labels(
+        classes=tuple(LabelClass(name=name, value=i) for i, name in enumerate(("none", "cell"))),
+        instance_classes=("cell",),
+        ignore=7,
+    )
+    run = make_object_run(num_cases=1, num_folds=1, configurations=("2d_boundary",), labels=labels, measured=False)
+    material = gather(run)
+    assert material.record is not None
+    (case,) = material.record.cases
+    shape = (1, 96, 128)
+    ids = np.zeros(shape, dtype=np.uint16)
+    for number in range(1, 11):
+        ids[0, 10:20, 10 * number : 10 * number + 8] = number
+    geometry = Geometry(spacing_mm=(1.0, 1.0, 1.0), dimensions=2)
+    write_segmentation(Path(str(case.label)), np.where(ids == 7, 77, ids), geometry)
+    write_segmentation(next(run.out_of_fold.glob("*.tif")), ids, geometry)
+    opened = open_objects(material, case.id)
+    assert [KINDS[place] for place in opened.prediction_kinds[1:]] == [RIGHT] * 10
+    record = replace(material.record, cases=(replace(case, annotated_classes=(0,)),))
+    unknown = open_objects(replace(material, record=record), case.id)
+    assert (unknown.prediction_kinds == -1).all(), "they may be there or not"
+
+
+def test_pieces_beside_a_partner_are_wrong(make_object_run: Callable[..., RunFolder]) -> None:
+    """An object found, and a piece of it cut off: the label calls it right, F1 does not."""
+    run = make_object_run(num_cases=1, num_folds=1, configurations=("2d_boundary",), shape=(1, 64, 64))
+    material = gather(run)
+    assert material.record is not None
+    (case,) = material.record.cases
+    label, found = np.zeros((2, 1, 64, 64), dtype=np.uint16)
+    label[0, 10:20, 10:30], found[0, 10:20, 10:24], found[0, 10:20, 24:30] = 1, 1, 2
+    label[0, 40:50, 10:20] = found[0, 40:50, 10:20] = 3
+    geometry = Geometry(spacing_mm=(1.0, 1.0, 1.0), dimensions=2)
+    write_segmentation(Path(str(case.label)), label, geometry)
+    write_segmentation(next(run.out_of_fold.glob("*.tif")), found, geometry)
+    opened = open_objects(material, case.id)
+    assert opened.surplus.tolist() == [False, False, True, False]
+    nothing = np.zeros((64, 64), dtype=bool)
+    cut = Slice(np.zeros((1, 64, 64), np.uint8), opened.label[0], opened.prediction[0], nothing, (1.0, 1.0))
+    fate = Fate(opened.label_kinds, opened.prediction_kinds, opened.surplus)
+    assert errors_within(cut, fate) == "1 surplus piece"
+    assert choose_slice(opened, fate, 0, by_error=True) == (0, "most wrong objects")
 
 
 def test_colours_keep_their_hue_and_channels_get_a_window_each() -> None:
@@ -177,6 +231,7 @@ def test_opened_objects_have_the_errors_that_were_measured(make_object_run: Call
         case = open_objects(material, facts.case)
         assert [KINDS[place] for place in case.label_kinds[1:]] == list(facts.label_errors)
         assert [KINDS[place] for place in case.prediction_kinds[1:]] == list(facts.prediction_errors)
+        assert case.surplus.sum() == facts.surplus
         assert contingency(case.label, case.prediction).num_labelled == len(facts.label_errors)
 
 
@@ -213,7 +268,7 @@ def test_facts_and_settings_in_words(make_object_run: Callable[..., RunFolder]) 
     assert rows["by case"] == ("12 to 16 pixels", "the median diameter of a case; they differ by up to 1.3 times")
     assert "in 3 cases" in rows["objects"][0]
     assert decode_text({"smallest": 20, "foreground": 0.45, "new": True}) == (
-        "foreground above 0.45, no object below 20 voxels, new True"
+        "foreground above 0.45, no object below 20 voxels as trained, new True"
     )
     assert material.fingerprint is not None
     measured = replace(material, fingerprint=replace(material.fingerprint, spacings_mm=((900.0, 0.5, 0.5),) * 3))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from autoseg.targets import flow_encoding
+from autoseg.targets import flow_encoding, instance_encoding
 from autoseg.targets.flooding import find_seeds
 from autoseg.targets.flow_encoding import encode_flow, encode_flow_slowly, encode_flows, flow_errors
 from autoseg.targets.instance_encoding import (
@@ -78,6 +78,20 @@ def test_there_is_no_boundary_along_the_frame() -> None:
     assert (encode_boundary(np.ones((4, 4), dtype=int)) == INNER).all()
 
 
+def test_there_is_no_boundary_towards_what_is_unknown() -> None:
+    ids = np.zeros((6, 8), dtype=int)
+    ids[:, 1:4], ids[:, 4:6], ids[:, 6:] = 1, -1, 3
+    found = encode_boundary(ids)
+    assert (found[:, 1] == BOUNDARY).all(), "background is known"
+    assert (found[:, 2:4] == INNER).all()
+    assert (found[:, 6:] == INNER).all()
+    same, known = encode_affinity(ids, [(0, 1), (0, 3)])
+    np.testing.assert_array_equal(
+        known[:, 0], [[True, True, True, False, False, False, True, False], [True, False, False, True] + 4 * [False]]
+    )
+    assert not same[0][:, 3:6].any()
+
+
 def test_boundary_equals_its_definition(ellipses: Callable[..., Any]) -> None:
     """Where every object's core stays in one piece: Euclidean distances, object by object."""
     ids = ellipses((90, 100), 30, 11, seed=3)
@@ -89,6 +103,37 @@ def test_boundary_equals_its_definition(ellipses: Callable[..., Any]) -> None:
         if find_seeds(core)[1] == 1:
             np.testing.assert_array_equal(found[mask] == INNER, core[mask])
     assert (found == INNER).sum() > 0.3 * (ids > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((70, 80), None), ((60, 90), (2.0, 1.0)), ((12, 30, 34), (3.0, 1.0, 1.0)), ((14, 20, 22), None)],
+)
+@pytest.mark.parametrize("width", [1.0, 2.5, 4.0, 9.0])
+def test_both_ways_to_wide_boundaries_are_equal(
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...] | None,
+    width: float,
+    ellipses: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = ellipses(shape, 40, 7)
+    ids[-4:] = np.where(ids[-4:] > 0, ids[-4:], -1)
+    found = []
+    for most in (0, 10**6):
+        monkeypatch.setattr(instance_encoding, "MOST_NEIGHBOURS", most)
+        found.append(instance_encoding._distances(number_objects(ids)[0], width, spacing, ids < 0))
+    for fast, slow in zip(*found, strict=True):
+        assert np.isfinite(slow[ids > 0]).any()
+        np.testing.assert_allclose(fast[ids > 0], slow[ids > 0], rtol=1e-6)
+
+
+def test_a_face_of_another_object_is_the_nearest_whatever_else_is_near() -> None:
+    """Along thick slices too, beside a third object in the plane."""
+    ids = np.zeros((2, 9, 9), dtype=int)
+    ids[0, :, :5], ids[1, :, :5], ids[0, :, 5:] = 1, 2, 3
+    to_object, _ = instance_encoding._distances(ids, 3.0, (4.0, 1.0, 1.0), ids < 0)
+    assert (to_object[:, :, :5] == 1).all()
 
 
 def test_boundary_follows_the_spacing() -> None:

@@ -214,6 +214,21 @@ def test_a_patch_without_ids_is_named() -> None:
         ("flow", {"dimensions": 4}, "dimensions of a target is 4; give 2 or 3"),
         ("flow", {"spacing": [1.0]}, "spacing of target flow is .* give 2 numbers above 0"),
         ("flow", {"diameter": 0}, "diameter of target flow is 0"),
+        ("flow", {"spacing": 3}, "spacing of target flow is 3; give 2 numbers above 0"),
+        ("flow", {"spacing": ["a", 1]}, "spacing of target flow is .* give 2 numbers above 0"),
+        ("flow", {"diameter": "wide"}, "diameter of target flow is 'wide'; give a number above 0"),
+        ("flow", {"decode": 5}, "decode of target flow is 5; give settings by name"),
+        ("flow", {"decode": {"smallest": "abc"}}, "decode.smallest of target flow is 'abc'; give a number"),
+        ("flow", {"decode": {"smallest": 2.5}}, "decode.smallest of target flow is 2.5; give a whole number from 0"),
+        ("flow", {"decode": {"steps": -1}}, "decode.steps of target flow is -1; give a whole number from 0"),
+        ("boundary", {"decode": {"seed": None}}, "decode.seed of target boundary is None; give a number"),
+        ("boundary", {"decode": {"seed": float("nan")}}, "decode.seed of target boundary is nan; give a number"),
+        ("foreground", {"decode": {"foreground": True}}, "decode.foreground of target foreground is True"),
+        ("boundary", {"dense": "yes"}, "dense of target boundary is 'yes'; give true or false"),
+        ("boundary", {"width": "wide"}, "width of target boundary is 'wide'; give a number above 0"),
+        ("boundary", {"weight": True}, "weight of target boundary is True; give a number above 0"),
+        ("affinity", {"offsets": 3}, "offsets of target affinity is 3; give lists of 2 whole numbers"),
+        ("affinity", {"offsets": [3, 4]}, r"offsets of target affinity is \[3, 4\]; give lists"),
         ("flow", {"decode": {"seed": 1}}, "decodes without a setting seed; it knows foreground, steps"),
         ("boundary", {"width": 0}, "width of target boundary is 0"),
         ("boundary", {"weight": -1}, "weight of target boundary is -1"),
@@ -226,6 +241,15 @@ def test_a_patch_without_ids_is_named() -> None:
 def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         target(name, training=Training(mirror_axes=(0, 1)), **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_encoded_counts_as_its_label(name: str) -> None:
+    made, label = target(name), picture()
+    logits = torch.randn(1, made.record.num_outputs, 24, 30, generator=torch.Generator().manual_seed(0))
+    (wanted,), (weight,) = made.encode(label, [(1, 1)])
+    found = made.counts_of_encoded(logits, label, wanted, weight)
+    assert all(torch.equal(a, b) for a, b in zip(found, made.counts(logits, label), strict=True))
 
 
 def test_a_class_of_instances_must_exist() -> None:

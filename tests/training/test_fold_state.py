@@ -92,6 +92,14 @@ def test_identity_forgets_when_training_ends() -> None:
     assert identity(base, [])[0] == identity(stalling, [])[0]
 
 
+def test_identity_forgets_how_outputs_are_decoded_and_nothing_else_of_the_target() -> None:
+    def of(**options: object) -> str:
+        return identity({"training": {}, "target": {"name": "boundary", "options": options}}, [])[0]
+
+    assert of(width=2, decode={"smallest": 5}) == of(width=2, decode={"smallest": 9}) == of(width=2)
+    assert of(width=2) != of(width=1)
+
+
 def test_identity_forgets_the_number_of_epochs_alone() -> None:
     base = {"batch_size": 2, "estimated_bytes": 5, "training": {"epochs": 10, "seed": 0}}
     longer = {"batch_size": 2, "estimated_bytes": 6, "training": {"epochs": 20, "seed": 0}}

@@ -11,31 +11,40 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autoseg import pipeline
 from autoseg.compute import Compute
+from autoseg.data.cases import Dataset
 from autoseg.data.splits import Fold, Splits
+from autoseg.evaluation.overlap import Scores, collect
+from autoseg.options import RunOptions
 from autoseg.planning import write_by_program
+from autoseg.preprocessing import populate
 from autoseg.preprocessing.locations import sample_locations
 from autoseg.preprocessing.populate import store_name
 from autoseg.preprocessing.preprocess import CaseGrid, PreprocessedCase
 from autoseg.preprocessing.store import Store, StoredCase
 from autoseg.run_folder import RunFolder, RunRecord
-from autoseg.targets import TARGETS, make_target
+from autoseg.targets import TARGETS, boundary, make_target
+from autoseg.targets.instance_encoding import encode_boundary
 from autoseg.targets.instance_target import InstanceTarget
+from autoseg.training import folds
 from autoseg.training import overfit as overfitting
 from autoseg.training.case_losses import measure_case_losses
 from autoseg.training.collapse import collapse_text
 from autoseg.training.estimate import measure_pace
-from autoseg.training.fold_state import read_progress
+from autoseg.training.fold_state import FoldRecord, identity, read_progress
 from autoseg.training.folds import fold_job
 from autoseg.training.measure import measure_step
 from autoseg.training.overfit import overfit, score_objects
 from autoseg.training.trainer import FoldJob, FoldTrainer, Interrupted, train_fold
 from autoseg.training.validation import case_logits
 from planners import records
+from planners.edit import set_value
 from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
 from planners.plan import Architecture, Configuration, MemoryBudget, Output, Plan, Stage
 from planners.plan import Target as TargetRecord
+from planners.records import PlanError
 
 TARGETS_OF_OBJECTS = ("foreground", "boundary", "flow", "affinity")
 LABELS = Labels(
@@ -73,6 +82,61 @@ def store_case(store: Store, seed: int, ids_YX: np.ndarray) -> StoredCase:
     )
     case = PreprocessedCase(image_CZYX=image[None, None].astype(np.float32), labels_LZYX=layers, grid=grid)
     return store.write(f"case_{seed}", case, f"digest {seed}", sample_locations(layers[0], LABELS))
+
+
+def test_a_validation_batch_is_encoded_once(make_job: "MakeJob", monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = list[int]()
+
+    def encode(ids: np.ndarray, *settings: Any) -> np.ndarray:
+        encoded.append(1)
+        return encode_boundary(ids, *settings)
+
+    monkeypatch.setattr(boundary, "encode_boundary", encode)
+    trainer = FoldTrainer(make_job("boundary"))
+    trainer.validate(0)
+    assert len(encoded) == 2, "one batch of two patches"
+
+
+def test_other_options_than_a_target_has_stop_before_preprocessing(
+    make_job: "MakeJob", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job("boundary")
+    options = {**job.configuration.target.options, "width": "wide"}
+    item = dataclasses.replace(job.configuration, target=dataclasses.replace(job.configuration.target, options=options))
+    job.run.write(dataclasses.replace(job.plan, configurations=(item,)), job.run.plan_file)
+    dataset = Dataset(
+        name="disks", root=Path("/disks"), layout="", channels=("grey",), labels=LABELS, cases=(), file_ending=""
+    )
+    monkeypatch.setattr(populate, "populate_store", lambda *given: pytest.fail("preprocessed"))
+    with pytest.raises(PlanError, match="width of target boundary is 'wide'; give a number above 0"):
+        pipeline._preprocess(pipeline.Work(dataset=dataset, options=RunOptions(), run=job.run))
+
+
+def test_other_settings_of_the_decoder_cost_a_validation_and_no_training(
+    make_job: "MakeJob", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, made = make_job("boundary"), list[str]()
+    monkeypatch.setattr(folds, "train_fold", lambda job: made.append("trained"))
+    monkeypatch.setattr(folds, "measure_case_losses", lambda job: None)
+    monkeypatch.setattr(folds, "choice_is_current", lambda run: True)
+
+    def validate(job: FoldJob, *, keep_logits: bool) -> Scores:
+        made.append(f"validated with {job.configuration.target.options.get('decode')}")
+        scores = collect((), ["disk"])
+        job.run.write(scores, job.folder.scores)
+        return scores
+
+    monkeypatch.setattr(folds, "validate_fold", validate)
+    for setting in ('{"smallest": 5}', '{"smallest": 5}', '{"smallest": 9}'):
+        plan = set_value(job.run.read(Plan, job.run.plan_file), "2d_boundary.target.options.decode", setting)
+        write_by_program(job.run, plan)
+        folds.train_and_validate(job.run, "2d_boundary", 0)
+    assert made == ["trained", "validated with {'smallest': 5}", "validated with {'smallest': 9}"]
+    record = job.run.read(FoldRecord, job.folder.record)
+    older = identity(records.to_json(plan.configuration("2d_boundary")), None, with_decode=True)[0]
+    job.run.write(dataclasses.replace(record, configuration=older, decode=""), job.folder.record)
+    folds.train_and_validate(job.run, "2d_boundary", 0)
+    assert len(made) == 3, "folds of before stay valid"
 
 
 @pytest.fixture

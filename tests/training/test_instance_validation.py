@@ -41,7 +41,7 @@ def test_ids_classes_logits_and_dice(name: str, make_configuration: Callable[...
     else:
         logits = 8 * torch.nn.functional.one_hot(maps[0], target.record.num_outputs).movedim(-1, 0).float()
     logits_KZYX = logits.numpy().astype(np.float32)[:, None]
-    score, watched = validation._write_and_score(job, case, files, logits_KZYX, True)
+    score, watched = validation._write_and_score(job, case, files, logits_KZYX.copy(), True)
     assert watched is None, "no confidence per voxel"
     assert score.dice == (1.0, 1.0)
     found = open_label(job.folder.validation / "a.tif").read()[0]

@@ -78,7 +78,7 @@ def test_large_ids_make_the_same_batches_in_a_wider_type(
         assert torch.equal(wide.image, batch.image)
         assert torch.equal(wide.label[:, 0], batch.label[:, 0].int())
         ids = batch.label[:, 1].int()
-        assert torch.equal(wide.label[:, 1], torch.where(ids > 0, ids + above, 0))
+        assert torch.equal(wide.label[:, 1], torch.where(ids > 0, ids + above, ids))
         assert ids.max() > 1
 
 
@@ -91,6 +91,32 @@ def test_one_case_of_large_ids_makes_the_batch_wide(
     highest = {case: int(batch.label[[name == case for name in batch.case_ids], 1].max()) for case in batch.case_ids}
     assert highest["case_0"] < 100
     assert highest["case_1"] > 70_000
+
+
+@pytest.mark.parametrize("name", WITH_IDS)
+@pytest.mark.parametrize("patch", [(64, 56), (24, 32, 28)])
+def test_what_lies_beyond_the_image_makes_no_boundary(
+    name: str, patch: tuple[int, ...], make_objects: MakeCase, make_configuration: MakeConfiguration
+) -> None:
+    """A patch that is larger than the image encodes it as a patch that is the image."""
+    case = make_objects((1, 40, 44) if len(patch) == 2 else (12, 20, 18))
+    source = BatchSource([case], make_configuration(patch, batch_size=1), seed=0, augment=False)
+    label = source.batch(0, 0).label
+    assert label[:, 0].min() == 0
+    assert label[:, 1].min() == -1
+    places = (label[0, 1] >= 0).nonzero()
+    inside = tuple(slice(low, high + 1) for low, high in zip(places.amin(0), places.amax(0), strict=True))
+    whole = torch.from_numpy(np.maximum(np.array(case.labels), 0))[None]
+    whole = whole[:, :, 0] if len(patch) == 2 else whole
+    assert torch.equal(label[:, :, *inside], whole)
+    target, strides = target_of(name, source.configuration), [(1,) * len(patch)]
+    ((found,), (weights,)), ((wanted,), (known,)) = (target.encode(item, strides) for item in (label, whole))
+    assert torch.equal(found[(..., *inside)], wanted)
+    if weights is not None and known is not None:
+        assert torch.equal(weights[(..., *inside)], known)
+    rim = whole[0, 1].clone()
+    rim[(slice(1, -1),) * len(patch)] = 0
+    assert (rim > 0).sum() > 20, "objects reach the frame"
 
 
 @pytest.mark.parametrize(("turns", "mirror"), [(0, (1,)), (1, ()), (2, (2,)), (3, (1, 2))])
@@ -128,7 +154,7 @@ def test_two_objects_that_touch_stay_two(
     configuration = make_configuration((40, 40), batch_size=1)
     source = with_sample(BatchSource([case], configuration, seed=0, augment=True), angles=(angle,), scale=1.1)
     layers = source.batch(0, 0).label[0]
-    values, counts = layers[1].unique(return_counts=True)
+    values, counts = layers[1].clamp(min=0).unique(return_counts=True)
     assert values.tolist() == [0, 7, 300], "no number between the two is invented"
     np.testing.assert_allclose(counts[1:], np.array([240, 280]) / 1.21, rtol=0.05)
     apart = (layers[0] > 0) != (layers[1] > 0)
