@@ -15,7 +15,7 @@ from planners.diameter import fit_scaling
 from planners.fingerprint import Fingerprint
 from planners.fitting import Fit, Limits, MisfitError, choose_batch_size, explain_patch, fit_patch
 from planners.geometry import axis_order, median_resampled_shape, reorder, target_spacing
-from planners.instance_plan import Explained, InstanceTask, enlarge, plan_instances, vary
+from planners.instance_plan import Explained, InstanceTask, enlarge, plan_instances, stats_of, vary
 from planners.labels import Labels
 from planners.low_resolution import LowResolution, explain_low_resolution, find_low_resolution
 from planners.memory import explain_bytes, step_bytes
@@ -75,10 +75,12 @@ def plan_unet(preset: Preset, fingerprint: Fingerprint, budget: MemoryBudget) ->
     order = axis_order(spacing.value)
     instances, num_labels, measured = None, count_label_entries(fingerprint.labels), MEASURED
     if fingerprint.labels.instance_classes:
+        stats_of(fingerprint)
         scaling = fit_scaling(fingerprint)
         if scaling.value is not None:
             seen = enlarge(fingerprint, scaling.value)
-            shape = median_resampled_shape(seen.spacings_mm, seen.shapes, spacing.value)
+            z, y, x = median_resampled_shape(seen.spacings_mm, seen.shapes, spacing.value)
+            shape = (max(z, 1.0), max(y, 1.0), max(x, 1.0))  # preprocessing leaves a voxel of what shrinks
             measured = f"{MEASURED}, brought to a common diameter of the objects"
         is_flat = shape[order.value[0]] == 1  # as seen after scaling, which decides between 2D and 3D as well
         instances = plan_instances(fingerprint, reorder(spacing.value, order.value)[1 if is_flat else 0 :], scaling)
