@@ -17,7 +17,7 @@ from autoseg.evaluation.run_facts import facts_of_run, training_facts
 from autoseg.evaluation.selection import Choice
 from autoseg.inference.bundle import ENDING, is_bundle, unpack
 from autoseg.inference.model import Selection, open_run, select
-from autoseg.interop.as_run import RULE, write_as_run
+from autoseg.interop.as_run import AS_TRAINED_RULE, write_as_run
 from autoseg.interop.nnunet import is_nnunet
 from autoseg.run_folder import RunFolder
 from planners.plan import Plan
@@ -133,7 +133,7 @@ def _open_elsewhere(path: Path) -> OpenedModel:
 def _because(run: RunFolder) -> str:
     """Say what segments where the choice is none of ours, but a model of nnU-Net's that was shared as a bundle."""
     reasons = run.read(Choice, run.choice_file).reasons if run.choice_file.exists() else ()
-    return next((reason.because for reason in reasons if reason.rule == RULE), "")
+    return next((reason.because for reason in reasons if reason.rule == AS_TRAINED_RULE), "")
 
 
 def _check_run(folder: Path) -> None:

@@ -17,7 +17,7 @@ from autoseg.options import ALL_DATA
 from autoseg.run_folder import RunFolder, write_atomic
 from planners.plan import Plan, Reason
 
-RULE = "as-trained"
+AS_TRAINED_RULE = "as-trained"
 """Rule of the choice in such a run."""
 
 TURNING_READER = "NibabelIOWithReorient"
@@ -131,5 +131,5 @@ def _choice(name: str, folds: list[Fold], because: str) -> Choice:
         dice=(),
         candidates=(),
         trials=(),
-        reasons=(Reason(about="choice.configurations", rule=RULE, because=because),),
+        reasons=(Reason(about="choice.configurations", rule=AS_TRAINED_RULE, because=because),),
     )
