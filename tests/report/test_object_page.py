@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
@@ -219,18 +217,3 @@ def many_objects(material: Material, num_images: int, num_objects: int) -> Insta
     return InstanceResults(
         comparison=replace(material.instances.comparison, cases=tuple(cases)), objects=tuple(objects)
     )
-
-
-def test_page_with_objects_is_made_without_torch(make_object_run: Callable[..., RunFolder]) -> None:
-    run = make_object_run(num_cases=3)
-    code = (
-        "import sys; from pathlib import Path; from autoseg.report import write_report; "
-        "from autoseg.run_folder import RunFolder; "
-        "before = {'jinja2', 'SimpleITK', 'scipy', 'PIL'} & set(sys.modules); "
-        f"write_report(RunFolder(Path({str(run.root)!r}))); print(sorted(before), "
-        "[name for name in ('torch', 'matplotlib') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
-    assert done.stdout.strip() == "[] []"

@@ -309,8 +309,9 @@ def many_scores(case: str, dice: np.ndarray, rng: np.random.Generator) -> CaseSc
     )  # fmt: skip
 
 
-def test_page_is_made_without_torch_or_pyplot(make_run: Callable[..., RunFolder]) -> None:
-    run = make_run(num_cases=4, num_epochs=3)
+@pytest.mark.parametrize("maker", ["make_run", "make_object_run"])
+def test_page_is_made_without_torch_or_pyplot(maker: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(maker)(num_cases=3)
     code = (
         "import sys; from pathlib import Path; from autoseg.report import write_report; "
         "from autoseg.run_folder import RunFolder; "

@@ -1,0 +1,94 @@
+"""Keeps a model loaded and predicts folders for ``nnunet_prediction.py``. With ``--setup``, makes nnU-Net's environment.
+
+Runs in that environment or in autoseg's own, so packages are imported where they are needed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+VENV = Path.home() / ".cache" / "autoseg-benchmarks" / "nnunet-2.8.1"
+PINNED = ("nnunetv2==2.8.1", "dynamic_network_architectures==0.4.4", "batchgeneratorsv2==0.3.6", "acvl_utils==0.2.6")
+LOOSE = (
+    "einops nibabel imagecodecs seaborn tqdm graphviz matplotlib yacs connected-components-3d dicom2nifti "
+    "fft_conv_pytorch timm batchgenerators pandas contourpy cycler fonttools kiwisolver pyparsing python-dateutil"
+).split()
+Predict = Callable[[Path, Path], Any]  # folder of images, folder of segmentations
+
+
+def set_up(venv: Path) -> None:
+    """Make nnU-Net's environment on top of this one's packages."""
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    packages = next((venv / "lib").glob("python*/site-packages"))
+    (packages / "below.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    subprocess.run([venv / "bin" / "pip", "install", "--quiet", "--no-deps", *PINNED, *LOOSE], check=True)
+
+
+def prepare_nnunet(model: Path, way: str) -> Predict:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: TID251 (from outside, in its own venv)
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer  # noqa: TID251
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels  # noqa: TID251
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: TID251
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    dataset = json.loads((model / "dataset.json").read_text())
+    plans = PlansManager(json.loads((model / "plans.json").read_text()))
+    files = sorted(model.glob("fold_*/checkpoint_final.pth"))
+    folds = [torch.load(file, map_location="cpu", weights_only=False) for file in files]
+    configuration = plans.get_configuration(folds[0]["init_args"]["configuration"])
+    channels = determine_num_input_channels(plans, configuration, dataset)
+    heads = plans.get_label_manager(dataset).num_segmentation_heads
+    network = nnUNetTrainer.build_network_architecture(plans, configuration, channels, heads, False)
+    plain = network.forward
+
+    def autocast(image: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(image).float()
+
+    if way == "nnunet-bf16":
+        network.forward = autocast
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    weights, axes = [fold["network_weights"] for fold in folds], folds[0]["inference_allowed_mirroring_axes"]
+    predictor.manual_initialization(network, plans, configuration, weights, dataset, "nnUNetTrainer", axes)
+    if way == "nnunet-workers":
+        return lambda images, output: predictor.predict_from_files(
+            str(images), str(output), num_processes_preprocessing=3, num_processes_segmentation_export=3
+        )
+    return lambda images, output: predictor.predict_from_files_sequential(str(images), str(output))
+
+
+def prepare_autoseg(model: Path, _: str) -> Predict:
+    from autoseg.inference.cases import find_cases
+    from autoseg.inference.folder import FolderJob
+    from autoseg.inference.predictor import Predictor
+
+    predictor = Predictor(model, device="cpu")
+    assert predictor.compute.threads == len(os.sched_getaffinity(0)), predictor.compute
+    names = [channel.name for channel in predictor.plan.channels]
+
+    def predict(images: Path, output: Path) -> list[Path]:
+        cases, incomplete, _ = find_cases(images, names)
+        return FolderJob(predictor, output).run(cases, incomplete)
+
+    return predict
+
+
+def serve(way: str, model: Path) -> None:
+    """Open the model; then predict a folder for each line of the input and answer when it is done."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the packages print goes to the log
+    predict = (prepare_autoseg if way == "autoseg" else prepare_nnunet)(model, way)
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        predict(*map(Path, json.loads(line)))
+        print("done", file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]))
