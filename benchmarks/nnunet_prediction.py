@@ -15,8 +15,8 @@ Each way has a process that keeps its network loaded; one case that is not count
 the last byte of the segmentation of one case. Only nnU-Net's search for its trainer's class is left out there, because
 that needs torchvision. Printed are medians and, in brackets, the order statistics that hold the median with at least
 93 % confidence (of five rounds the lowest and the highest); ratios are of nnU-Net's round to the other's of the same
-turn. Processor time and memory are of the whole process tree; memory is what each process has to itself plus the
-largest shared part, sampled. The guard: segmentations agree with nnU-Net's in at least 99.9 % of the voxels, and with
+turn. Processor time and memory are of the whole process tree; memory is resident memory sampled every 20 ms, shared
+pages counted once. The guard: segmentations agree with nnU-Net's in at least 99.9 % of the voxels, and with
 labels (of the images; the cases are then those that the model's first fold did not see) in mean Dice to 0.001.
 """
 

@@ -1,6 +1,6 @@
-"""Keeps a model loaded and predicts folders for ``nnunet_prediction.py``. With ``--setup``, makes nnU-Net's environment.
+"""The process that ``nnunet_prediction.py`` measures: keeps a model loaded and predicts folders. Not a script.
 
-Runs in that environment or in autoseg's own, so packages are imported where they are needed.
+Runs in nnU-Net's environment, which is made here too, or in autoseg's own, so packages are imported where needed.
 """
 
 import json
@@ -14,10 +14,11 @@ from typing import Any
 
 VENV = Path.home() / ".cache" / "autoseg-benchmarks" / "nnunet-2.8.1"
 PINNED = ("nnunetv2==2.8.1", "dynamic_network_architectures==0.4.4", "batchgeneratorsv2==0.3.6", "acvl_utils==0.2.6")
-LOOSE = (
-    "einops nibabel imagecodecs seaborn tqdm graphviz matplotlib yacs connected-components-3d dicom2nifti "
-    "fft_conv_pytorch timm batchgenerators pandas contourpy cycler fonttools kiwisolver pyparsing python-dateutil"
-).split()
+LOOSE = (  # none of their dependencies, which are torch's own or here already
+    *("einops", "nibabel", "imagecodecs", "seaborn", "tqdm", "graphviz", "yacs", "connected-components-3d"),
+    *("dicom2nifti", "fft_conv_pytorch", "timm", "batchgenerators", "pandas", "matplotlib", "contourpy", "cycler"),
+    *("fonttools", "kiwisolver", "pyparsing", "python-dateutil"),
+)
 Predict = Callable[[Path, Path], Any]  # folder of images, folder of segmentations
 
 

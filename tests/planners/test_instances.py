@@ -194,7 +194,7 @@ def rescaled(fingerprint: Fingerprint) -> Fingerprint:
     """The same images of objects of very different sizes, which one feature tells."""
     assert fingerprint.instances is not None
     count = len(fingerprint.shapes)
-    diameters = [10.0 * 8 ** (index / (count - 1)) for index in range(count)]
+    diameters = [10.0 * 16 ** (index / (count - 1)) for index in range(count)]
     stats = dataclasses.replace(
         fingerprint.instances,
         cases=tuple(CaseObjects(count=9, diameter_mm=value) for value in diameters),
@@ -341,7 +341,7 @@ def test_a_size_that_the_user_or_a_network_is_bound_to_is_carried(nuclei: Finger
     assert "as the user chose; planned anew: rescaled to" in because(carried, "2d_flow.scaling")
     sizes = [carried.configuration(name).target.options["diameter"] for name in ("2d_flow", "2d_boundary")]
     assert facts.instances is not None
-    assert sizes == pytest.approx([facts.instances.diameters_mm[1], 10 * 8**0.5], rel=0.05)
+    assert sizes == pytest.approx([facts.instances.diameters_mm[1], 10 * 16**0.5], rel=0.05)
 
     plain = plan_of(nuclei)
     assert plain.configuration("2d_flow").scaling is None
