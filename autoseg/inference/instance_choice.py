@@ -62,7 +62,7 @@ def finds_objects(comparison: Comparison) -> bool:
         listed = [", ".join(name for name in names if kinds[name] is kind) for kind in (True, False)]
         raise RunFolderError(
             f"{comparison.run.root}: {listed[0]} find objects, {listed[1]} do not, and they cannot be compared. Train "
-            "one kind at a time (--configuration)"
+            "one kind at a time (--configurations)"
         )
     return all(kinds.values()) and bool(kinds)
 

@@ -48,11 +48,7 @@ def open_case(material: Material, case: str, *, needs_prediction: bool = True) -
     from autoseg.data.io import open_image, open_label
     from autoseg.data.label_layers import as_predicted
 
-    files = case_files(material, case)
-    found = find_prediction(material, case)
-    if material.plan is None or (found is None and needs_prediction):
-        raise AutosegError("its prediction is not in the run folder.")
-    labels = material.plan.labels
+    files, found, labels = find_case(material, case, needs_prediction=needs_prediction)
     label = read_label(labels, Path(files.label or ""), None if files.classes is None else Path(files.classes))[0]
     if found is None:
         prediction = np.zeros_like(label)
@@ -64,6 +60,20 @@ def open_case(material: Material, case: str, *, needs_prediction: bool = True) -
     ignored = np.zeros(label.shape, dtype=bool) if labels.ignore_index is None else label == labels.ignore_index
     image = open_image([Path(name) for name in files.images])
     return OpenedCase(image, np.where(ignored, 0, label), prediction, ignored, found[0] if found is not None else ())
+
+
+def find_case(
+    material: Material, case: str, *, needs_prediction: bool
+) -> tuple[CaseFiles, tuple[tuple[str, ...], Path] | None, Labels]:
+    """Find what a case is opened from: its files, its prediction (see ``find_prediction``), and the plan's labels.
+
+    Raises:
+        AutosegError: there is no plan, or no prediction where one is needed.
+    """
+    files, found = case_files(material, case), find_prediction(material, case)
+    if material.plan is None or (found is None and needs_prediction):
+        raise AutosegError("its prediction is not in the run folder.")
+    return files, found, material.plan.labels
 
 
 def case_files(material: Material, case: str) -> CaseFiles:

@@ -10,7 +10,7 @@ from autoseg.errors import AutosegError
 from autoseg.evaluation.instance_errors import find_errors
 from autoseg.report.material import Material
 from autoseg.report.object_facts import KINDS
-from autoseg.report.opened import case_files, find_prediction
+from autoseg.report.opened import find_case
 
 if TYPE_CHECKING:
     from autoseg.data.image import Image
@@ -50,11 +50,7 @@ def open_objects(material: Material, case: str, *, needs_prediction: bool = True
     from autoseg.data.io import open_image
     from autoseg.evaluation.labelled_objects import IGNORED, read_objects, read_prediction
 
-    files = case_files(material, case)
-    found = find_prediction(material, case)
-    if material.plan is None or (found is None and needs_prediction):
-        raise AutosegError("its prediction is not in the run folder.")
-    labels = material.plan.labels
+    files, found, labels = find_case(material, case, needs_prediction=needs_prediction)
     label = read_objects(files, labels)
     ids = label.numbered
     prediction = np.zeros_like(ids)
