@@ -1,9 +1,10 @@
 """The command ``autoseg``: from a command line to one call, and from what came of it to an exit code; no logic.
 
-Exit codes: 0 done, 1 a fault of autoseg, 2 the user's input, 130 interrupted.
+Exit codes: 0 done, 1 a fault of autoseg, 2 the user's input, 130 interrupted (Ctrl-C), 143 told to end (SIGTERM).
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,38 +21,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     from autoseg.errors import AutosegError
+    from autoseg.stopping import Stopped, stoppable
     from planners.records import PlanError, RecordError
 
+    go_on = "Go on with the same command: " + shlex.join(["autoseg", *(arguments or sys.argv[1:])])
     try:
-        VERBS[options.verb](options)
+        with stoppable(f"told to end. {go_on}"):
+            VERBS[options.verb](options)
     except (AutosegError, PlanError, RecordError) as fault:
         if options.debug:
             raise
         kind = type(fault).__name__
         print(f"{kind}: {fault}" if kind != "AutosegError" else f"error: {fault}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        command = " ".join(["autoseg", *(arguments if arguments is not None else sys.argv[1:])])
-        print(f"interrupted. Go on with the same command: {command}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        code = stop.exit_code if isinstance(stop, Stopped) else Stopped().exit_code
+        print(f"{'interrupted' if code == Stopped().exit_code else 'told to end'}. {go_on}", file=sys.stderr)
+        return code
     except BrokenPipeError:
         return 0
-    except OSError as fault:
-        if options.debug or fault.filename is None:
-            raise
-        print(f"{fault.filename}: {(fault.strerror or str(fault)).lower()}. Mend this, or name another place",
-              file=sys.stderr)  # fmt: skip
-        return 2
     except Exception as fault:
         if options.debug:
             raise
-        print(
-            f"fault in autoseg: {type(fault).__name__}: {fault}\n"
-            "This is not your doing. Run it again with --debug and report the traceback.",
-            file=sys.stderr,
-        )
-        return 1
+        text, code = _worded(fault)
+        print(text, file=sys.stderr)
+        return code
     return 0
+
+
+def _worded(fault: Exception) -> tuple[str, int]:
+    """Word what no part of the program has worded, with the exit code: want of memory or disk, files, bugs."""
+    from autoseg import room
+
+    text = room.told(fault)
+    if text is not None:
+        return f"RoomError: {text}{_notes(fault)}", 2
+    if isinstance(fault, OSError) and fault.filename is not None:
+        found = (fault.strerror or str(fault)).lower()
+        return f"{fault.filename}: {found}. Mend this, or name another place", 2
+    return _fault_text(fault), 1
+
+
+def _fault_text(fault: Exception) -> str:
+    """Word an exception that nobody foresaw, with the place of its traceback."""
+    from autoseg.log import place_of
+
+    place = place_of(fault)
+    told = "Run it again with --debug and report the traceback"
+    if place is not None:
+        told = f"The traceback is in {place}: report it with the lines around it (or run it again with --debug)"
+    return (
+        f"fault in autoseg: {type(fault).__name__}: {fault}{_notes(fault)}\n"
+        f"This is not your doing: it is a fault of autoseg. {told}. What was finished is kept"
+    )
+
+
+def _notes(fault: Exception) -> str:
+    """Give what was noted on an exception on its way: which case it was."""
+    return "".join(f" ({note})" for note in getattr(fault, "__notes__", ()))
 
 
 def _source_and_options(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -107,13 +134,13 @@ def _plan(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from autoseg import verbs
 
-    verbs.train(options.run, options.configuration, options.fold)
+    verbs.train(options.run, options.configuration, options.fold, wait=options.wait)
 
 
 def _predict(options: argparse.Namespace) -> None:
     from autoseg import verbs
 
-    names = ("overwrite", "save_probabilities", "uncertainty", "device")
+    names = ("overwrite", "save_probabilities", "uncertainty", "device", "speed", "max_ram", "max_vram")
     verbs.predict(options.model, options.images, options.output, **{name: getattr(options, name) for name in names})
 
 

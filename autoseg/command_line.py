@@ -51,6 +51,8 @@ VERB_EXAMPLES = {
         "  autoseg predict runs/my_dataset new_scans results\n"
         "  autoseg predict runs/my_dataset scan.nii.gz results --save-probabilities\n"
         "  autoseg predict runs/my_dataset new_scans results --uncertainty\n"
+        "  autoseg predict runs/my_dataset new_scans results --speed fast\n"
+        "  autoseg predict runs/my_dataset large.nii results --max-ram 6GB\n"
         "  autoseg predict my_dataset.autoseg new_scans results\n"
         "  autoseg predict nnUNetTrainer__nnUNetPlans__3d_fullres new_scans results\n"
     ),
@@ -162,6 +164,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--seed", metavar="N", type=int, help="seed of all randomness (default: 0)")
     training.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     training.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    training.add_argument("--deterministic", action="store_true", help="equal weights from equal starts on a GPU too")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +177,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--until", choices=STAGES, help="stop after this stage")
     parser.add_argument("--plan", metavar="P.json", type=Path, help="use this plan instead of making one")
+    parser.add_argument("--wait", action="store_true", help="wait for another run that works on the same folds")
     _add_planning(parser)
     _add_training(parser)
     length = parser.add_argument_group("how long")
@@ -198,6 +202,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder with a plan and preprocessed cases")
     parser.add_argument("configuration", metavar="CONFIGURATION", help="such as 3d_fullres")
     parser.add_argument("fold", metavar="FOLD", help="number of the fold, or all-data")
+    parser.add_argument("--wait", action="store_true", help="wait for another process that trains it")
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +212,14 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     parser.add_argument("--save-probabilities", action="store_true", help="keep the class probabilities too")
     parser.add_argument("--uncertainty", action="store_true", help="write maps of entropy and of disagreement too")
+    parser.add_argument(
+        "--speed",
+        choices=("best", "balanced", "fast"),
+        default="best",
+        help="fewer mirrored forms and folds (default: best)",
+    )
+    parser.add_argument("--max-ram", metavar="6GB", help="main memory that may be used (default: what is free)")
+    parser.add_argument("--max-vram", metavar="4GB", help="memory of the GPU that may be used (default: what is free)")
     parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 
 

@@ -10,6 +10,7 @@ On a CPU the compiled operators of ``autoseg.native`` take part in the race wher
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import os
 import time
@@ -22,9 +23,11 @@ from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from autoseg import native
+from autoseg import native, room
+from autoseg.determinism import WORDED, make_deterministic
 from autoseg.errors import DeviceError, OptionError
-from autoseg.progress import say
+from autoseg.native import measured
+from autoseg.progress import warn
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Placed = TypeVar("Placed", nn.Module, Tensor)
@@ -38,8 +41,15 @@ kernel is off by 1. For fp32 it leaves room for TF32 (10 bits of mantissa). Assu
 PROBE = ((32, 32), (128, 12))
 """The timed convolutions, channels and edge of the patch: as in the first and the third stage of a 3D U-Net."""
 
+FASTEST_FIRST = ("bf16", "fp32 compiled", "fp32")
+"""What a CPU computes with where nothing is to be chosen by timing; bf16 takes part with AMX, or as asked."""
+
 PROBE_ROUNDS = 5
 """Each way runs once per round and its fastest counts: other programs on the machine disturb all alike."""
+
+
+DECISIVE = 1.2
+"""A race is kept for other processes if the second took this much longer: load may turn a closer one. Assumption."""
 
 
 @runtime_checkable
@@ -58,6 +68,7 @@ class Compute:
         threads: of the CPU.
         native: use the compiled operators of ``autoseg.native``.
         reasons: why, for people.
+        deterministic: equal numbers from equal runs on a GPU too, where it may take longer; a CPU gives them anyway.
     """
 
     device: str
@@ -66,14 +77,19 @@ class Compute:
     threads: int
     native: bool = False
     reasons: tuple[str, ...] = ()
+    deterministic: bool = False
 
 
-def choose(device: str = "auto", precision: str = "auto") -> Compute:
+def choose(
+    device: str = "auto", precision: str = "auto", *, deterministic: bool = False, recall: bool = False
+) -> Compute:
     """Choose how to compute, by probing; takes a second.
 
     Args:
         device: ``auto``, or a torch device.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        deterministic: nothing is chosen by timing, and what a GPU computes can be repeated.
+        recall: take what an earlier process has measured on this CPU, where that was decisive.
 
     Raises:
         DeviceError: the device is not there, cannot do that precision, or computes wrongly.
@@ -83,10 +99,14 @@ def choose(device: str = "auto", precision: str = "auto") -> Compute:
         raise OptionError(f"no precision is named {precision!r} (known: auto, {', '.join(get_args(Precision))})")
     place, reason = _choose_device(device)
     torch.set_num_threads(count_threads())
+    if deterministic:
+        make_deterministic()
+        chosen = _choose_cpu(precision, reason, timed=False) if place.type == "cpu" else choose(device, precision)
+        return dataclasses.replace(chosen, deterministic=True, reasons=(*chosen.reasons, WORDED[place.type]))
     if place.type == "cuda":
         return _choose_cuda(place, precision, reason)
     if place.type == "cpu":
-        return _choose_cpu(precision, reason)
+        return _choose_cpu(precision, reason, recall=recall)
     if precision not in ("auto", "fp32"):
         raise DeviceError(f"{place.type} trains in fp32 only here, not {precision}. Leave out --precision")
     reasons = (reason, f"fp32: lower precision is not proven on {place.type}")
@@ -103,13 +123,22 @@ def prepare(compute: Compute) -> None:
     """
     place, _ = _choose_device(compute.device)
     torch.set_num_threads(compute.threads)
-    if place.type == "cuda":
+    if compute.deterministic:
+        make_deterministic()
+    elif place.type == "cuda":
         torch.backends.cudnn.benchmark = True  # patches have one shape: search the fastest algorithm once
     if place.type == "cpu":
         native.keep_memory()
+        room.bound_to_group()
     if compute.native and native.kernels().library is None:
         why = native.kernels().reason
-        say(f"  compiled operators are not there ({why}): torch's own, slower, equal but for rounding")
+        warn(f"  compiled operators are not there ({why}): torch's own, slower, equal but for rounding")
+
+
+def keep_memory(compute: Compute, keep: bool = True) -> None:
+    """Where main memory is the device's: let freed memory be kept, or not (``native.keep_memory``)."""
+    if torch.device(compute.device).type == "cpu":
+        native.keep_memory(keep)
 
 
 def autocast(compute: Compute) -> AbstractContextManager[object]:
@@ -219,13 +248,14 @@ def convolution_error(place: torch.device, precision: Precision) -> float:
     return _largest_error(nn.functional.conv3d(given[0], given[1], padding=1), exact)
 
 
-def _choose_cpu(precision: str, reason: str) -> Compute:
+def _choose_cpu(precision: str, reason: str, *, timed: bool = True, recall: bool = False) -> Compute:
     if precision == "fp16":
         raise DeviceError("cpu trains in fp32 or bf16, not fp16. Leave out --precision")
-    times, notes = _race(bf16=precision == "bf16" or (precision == "auto" and has_amx()))
+    bf16 = precision == "bf16" or (precision == "auto" and has_amx())
+    times, notes = _raced(bf16, recall=recall)
     if precision != "auto":
         times = {name: value for name, value in times.items() if name.startswith(precision)}
-    best = min(times, key=lambda name: times[name])
+    best = min(times, key=lambda name: times[name] if timed else FASTEST_FIRST.index(name))
     built = native.kernels().library is not None and "compiled" not in notes
     return Compute(
         device="cpu",
@@ -233,7 +263,7 @@ def _choose_cpu(precision: str, reason: str) -> Compute:
         channels_last=True,
         threads=torch.get_num_threads(),
         native=best == "fp32 compiled" or (best == "bf16" and built),
-        reasons=(reason, _explain(best, precision, times, notes)),
+        reasons=(reason, _explain(best, precision, times, notes) if timed else f"{best}, channels-last: not timed"),
     )
 
 
@@ -243,6 +273,22 @@ def _explain(best: str, precision: str, times: dict[str, float], notes: dict[str
     notes = dict(notes) if has_amx() or precision != "auto" else {**notes, "bf16": "no AMX"}
     left_out = "".join(f"; {name}: {note}" for name, note in notes.items())
     return f"{best}, channels-last: {why} (two convolutions: {shown}{left_out})"
+
+
+def _raced(bf16: bool, *, recall: bool) -> tuple[dict[str, float], dict[str, str]]:
+    """Give the race's seconds and notes: of an earlier process, if they may be recalled, else of a race now."""
+    library, why = native.kernels()
+    built = why if library is None else getattr(library, "_name", why)
+    facts = (PROBE, torch.__version__, torch.get_num_threads(), built, bf16)
+    found = measured.recall(facts) if recall else None
+    if found is not None:
+        return found["times"], found["notes"]
+    times, notes = _race(bf16)
+    native.give_back_memory()  # the race has touched 60 MB that a prediction would carry along (measured 2026-11)
+    first, *others = sorted(times.values())
+    if others and DECISIVE * first <= others[0]:
+        measured.remember(facts, {"times": times, "notes": notes})
+    return times, notes
 
 
 def _race(bf16: bool) -> tuple[dict[str, float], dict[str, str]]:

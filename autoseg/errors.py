@@ -6,7 +6,8 @@
     ├── RunFolderError    a run folder that is locked, incomplete, or was made from something else
     ├── ModelError        a model that cannot be opened or does not fit the images
     ├── OptionError       an option or name that does not exist, or options that contradict each other
-    └── DeviceError       a device that is missing, too small, or computes wrongly
+    ├── DeviceError       a device that is missing, too small, or computes wrongly
+    └── RoomError         main memory or a disk that does not suffice
 
 ``planners`` stands below this package and raises its own ``PlanError`` and ``RecordError``; the command line prints
 them the same way.
@@ -39,3 +40,7 @@ class OptionError(AutosegError):
 
 class DeviceError(AutosegError):
     """A device is missing, too small, or computes wrong numbers."""
+
+
+class RoomError(AutosegError):
+    """Main memory or a disk does not suffice; the message says what was needed and what there is."""

@@ -61,6 +61,8 @@ def autoseg_command(*arguments: str) -> tuple[str, ...]:
 def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> None:
     """Run the jobs, at most one on each device at a time; one that fails does not stop the others.
 
+    Where this process is told to end, so are they, and it waits until they have saved what they have.
+
     Args:
         jobs: run in this order as devices become free.
         devices: values for ``CUDA_VISIBLE_DEVICES``.
@@ -71,19 +73,29 @@ def run_jobs(jobs: Sequence[Job], devices: Sequence[str]) -> None:
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
+    running: list[subprocess.Popen[str]] = []
     with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-        faults = [fault for fault in pool.map(lambda job: _run_one(job, free), jobs) if fault]
+        try:
+            faults = [fault for fault in pool.map(lambda job: _run_one(job, free, running), jobs) if fault]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
     if faults:
         raise AutosegError("\n  ".join([f"{len(faults)} of {len(jobs)} jobs failed", *faults]))
 
 
-def _run_one(job: Job, free: "SimpleQueue[str]") -> str | None:
+def _run_one(job: Job, free: "SimpleQueue[str]", running: "list[subprocess.Popen[str]]") -> str | None:
     device = free.get()
     say(f"  {job.name}: started on GPU {device}")
     try:
         with tempfile.TemporaryFile("w+") as output:
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device}
-            done = subprocess.run(job.command, stdout=output, stderr=output, env=environment, check=False)
+            done = subprocess.Popen(job.command, stdout=output, stderr=output, env=environment, text=True)
+            running.append(done)
+            done.wait()
+            running.remove(done)
             output.seek(0)
             lines = [line.strip() for line in output if line.strip()]
     finally:

@@ -47,6 +47,8 @@ class RunOptions:
         time_budget_s: wall time of all requested trainings with their validation; it decides the number of epochs.
         logger: names of ``LOGGERS``.
         device, precision: ``auto`` or a name.
+        wait: where another process works on the same, wait for it.
+        deterministic: equal weights from equal starts on a GPU too.
     """
 
     out: Path | None = None
@@ -68,6 +70,8 @@ class RunOptions:
     logger: tuple[str, ...] = ()
     device: str = "auto"
     precision: str = "auto"
+    wait: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class EvaluateOptions:
     as_json: bool = False
 
 
-def parse_bytes(text: str | float) -> int:
+def parse_bytes(text: str | float, what: str = "budget") -> int:
     """Read an amount of memory: ``8GB``, ``500MB``, ``8GiB``, ``8`` (gigabytes).
 
     Raises:
@@ -103,7 +107,7 @@ def parse_bytes(text: str | float) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     unit = UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or float(match[1]) <= 0:
-        raise OptionError(f"budget {text!r} is no amount of memory; write it like 8GB or 500MB")
+        raise OptionError(f"{what} {text!r} is no amount of memory; write it like 8GB or 500MB")
     return int(float(match[1]) * unit)
 
 

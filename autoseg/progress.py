@@ -3,6 +3,7 @@
 Everything here goes to standard error; results go to standard output and are printed by the command line alone.
 """
 
+import contextlib
 import datetime
 import sys
 import time
@@ -18,9 +19,32 @@ SILENT_S = 2.0  # assumption: what is done sooner needs no bar
 PLAIN_INTERVAL_S = 10.0  # assumption: a log file with a line every ten seconds is still readable
 
 
-def say(text: str = "") -> None:
-    """Print one line to standard error."""
+Listener = Callable[[str, str], None]
+"""Is given the kind of what is said (``note``, ``warning``) and its text."""
+
+_listeners: list[Listener] = []
+
+
+def say(text: str = "", kind: str = "note") -> None:
+    """Print one line to standard error, and tell it to all who listen."""
     print(text, file=sys.stderr, flush=True)
+    for listener in tuple(_listeners):
+        listener(kind, text)
+
+
+def warn(text: str) -> None:
+    """Say what may make a result worse or wrong: it is kept apart in a run's log and report."""
+    say(text, "warning")
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener all that is said in this process while the body runs."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

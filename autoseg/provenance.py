@@ -1,21 +1,28 @@
 """``run.json`` at the start of a run: where its data is, what was asked, which versions and hardware made it."""
 
+import contextlib
 import dataclasses
 import datetime
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from autoseg import log, room
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.instance_labels import OBJECT_LABELS
 from autoseg.data.tasks import AUTO, INSTANCE, SEMANTIC
 from autoseg.errors import RunFolderError
 from autoseg.jobs import visible_gpus
 from autoseg.options import RunOptions
-from autoseg.progress import say
+from autoseg.progress import say, warn
 from autoseg.run_folder import CaseFiles, RunFolder, RunRecord
 from planners import records
+from planners.decision import byte_size
 from planners.plan import Plan
 
 PACKAGES = ("torch", "numpy", "scipy", "SimpleITK")
@@ -45,11 +52,13 @@ def open_record(dataset: Dataset, options: RunOptions, run: RunFolder) -> Datase
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         run.write(RunRecord(started=now, versions=_versions(), hardware=_hardware(), **files), run.run_file)
         return dataset
-    found = run.read(RunRecord, run.run_file).dataset
+    record = run.read(RunRecord, run.run_file)
+    found = record.dataset
     if found != files["dataset"]:
         raise RunFolderError(f"{run.root} was made from {found}, not from {files['dataset']}. Give another --out")
     run.change_record(**files)
     say("  this folder was used before; what is done is kept")
+    _warn_of_versions(record.versions)
     return dataset
 
 
@@ -73,6 +82,33 @@ _BACK = {
 """How to come back to the task that a folder was planned for. ``--task`` does not overrule ``dataset.json``."""
 
 
+@contextlib.contextmanager
+def logged(run: RunFolder, verb: str) -> Iterator[None]:
+    """Log all that is said and raised while the body works on a run, from its versions, command line and device on.
+
+    Args:
+        run: whose ``log.jsonl`` is written.
+        verb: what is started.
+    """
+    with log.session(run.log_file, verb, **circumstances(run)):
+        yield
+
+
+def circumstances(run: RunFolder | None = None) -> dict[str, Any]:
+    """Describe this start: command line, folder, versions, hardware, and how the run computes, where that is chosen."""
+    chosen = None
+    if run is not None:
+        with contextlib.suppress(RunFolderError):  # not there yet; what is damaged is said by who needs it
+            chosen = run.read(RunRecord, run.run_file).compute
+    return {
+        "command": shlex.join(sys.argv),
+        "folder": str(Path.cwd()),
+        "versions": _versions(),
+        "hardware": _hardware(),
+        "compute": chosen,
+    }
+
+
 def _files(case: Case) -> CaseFiles:
     images = tuple(str(path.resolve()) for path in case.images)
     return CaseFiles(
@@ -85,6 +121,17 @@ def _files(case: Case) -> CaseFiles:
     )
 
 
+def _warn_of_versions(before: dict[str, str]) -> None:
+    """Say which packages have changed since the first start: what is added now may differ from what was made then."""
+    now = _versions()
+    changed = [f"{name} {before[name]} → {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        warn(
+            f"  other versions than at the first start: {', '.join(changed)}. What is trained from here on may not "
+            "equal to the bit what the old ones would have trained"
+        )
+
+
 def _versions() -> dict[str, str]:
     from autoseg import __version__
 
@@ -95,4 +142,20 @@ def _versions() -> dict[str, str]:
 def _hardware() -> dict[str, str]:
     gpus = ", ".join(f"GPU {gpu.index}: {gpu.memory_bytes / 1e9:.0f} GB" for gpu in visible_gpus())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": f"{platform.system()} {platform.machine()}", "cores": str(cores), "gpus": gpus or "none"}
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor_name(),
+        "cores": str(cores),
+        "memory": byte_size(max((item.total_bytes for item in room.memory_limits()), default=0)),
+        "gpus": gpus or "none",
+    }
+
+
+def processor_name() -> str:
+    """Give the processor's name as the system knows it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -18,6 +18,7 @@
     │   ├── progress.jsonl          one line per epoch
     │   ├── case_losses.json        the loss of every case with the last weights
     │   ├── validation/             out-of-fold predictions
+    │   ├── validated/              scores of single cases, until the last is validated
     │   ├── confidence.json         what the network expected of them
     │   └── scores.json
     ├── choice.json        ensemble and postprocessing, with reasons
@@ -36,28 +37,43 @@ A record is written to a file beside its place, flushed to the disk, and renamed
 
 import contextlib
 import dataclasses
-import datetime
-import json
+import itertools
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from autoseg import log, room
 from autoseg.errors import RunFolderError
+from autoseg.locks import hold, is_in_use, mark_in_use
 from planners import records
 from planners.edit import read_plan
 from planners.plan import Plan
 
 Record = TypeVar("Record")
 
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}(\.[A-Za-z0-9]+){1,2}")
+"""Names of unfinished files: hidden, with eight random characters before their ending (``tempfile.mkstemp``)."""
+
+FOLD_LOCK = ".lock"
+"""In a fold's folder: held by who trains it."""
+
+MARKING_S = 0.1  # assumption: a file is marked as in use sooner after it was made
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all (temporary file in the same folder, fsync, rename)."""
+    """Write a file whole or not at all (temporary file in the same folder, fsync, rename).
+
+    Raises:
+        RoomError: the disk does not hold it; what was there before is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    mark_in_use(handle)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -65,10 +81,36 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as fault:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if room.is_no_disk(fault):
+            raise room.no_disk(path, len(data), fault) from fault
         raise
+
+
+def remove_leftovers(folder: Path, *, deep: bool = True) -> list[Path]:
+    """Delete the unfinished files of processes that were killed, in a folder that this program made.
+
+    Only files with the names that this program gives to unfinished ones, and none that a process is writing now.
+
+    Args:
+        folder: to look in.
+        deep: also in all folders below it.
+
+    Returns:
+        What was deleted.
+    """
+    removed = []
+    for place, _, names in itertools.islice(os.walk(folder), None if deep else 1):
+        for name in filter(UNFINISHED.fullmatch, names):
+            path = Path(place, name)
+            with contextlib.suppress(OSError):  # gone meanwhile
+                age_s = time.time() - path.stat().st_mtime  # below 0 where the clock was set back
+                if not 0 <= age_s <= MARKING_S and not is_in_use(path):
+                    path.unlink()
+                    removed.append(path)
+    return removed
 
 
 @dataclass(frozen=True)
@@ -249,16 +291,17 @@ class RunFolder:
         write_atomic(path, records.dumps(record))
 
     def change_record(self, **changes: Any) -> None:
-        """Replace fields of ``run.json``."""
-        self.write(dataclasses.replace(self.read(RunRecord, self.run_file), **changes), self.run_file)
+        """Replace fields of ``run.json``, and add to ``made_from``; what others change in it meanwhile is kept."""
+        with hold(self.root / ".run.json.lock", wait=True, remove=True):
+            found = self.read(RunRecord, self.run_file)
+            if "made_from" in changes:
+                changes["made_from"] = {**found.made_from, **changes["made_from"]}
+            self.write(dataclasses.replace(found, **changes), self.run_file)
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append one line to the log: the time, the event, its fields."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **records.to_json(fields)}, default=str)
-        with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append an event with its fields to the log; see ``autoseg.log``."""
+        row = {"event": event, **records.to_json(fields)}
+        log.append(self.log_file, log.kind_of(event, row), log.text_of(row), **row)
 
 
 def records_from(record_type: type[Record], path: Path) -> Record:
@@ -282,32 +325,6 @@ def records_from(record_type: type[Record], path: Path) -> Record:
         return cast(Record, read_plan(value)) if record_type is Plan else records.from_json(record_type, value)
     except records.RecordError as fault:
         raise RunFolderError(f"{path}: {fault}. Correct it, or delete it to have it made again") from fault
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file while the body runs, so that two programs do not work on the same thing.
-
-    Raises:
-        RunFolderError: another process holds it; the message names its number and host.
-    """
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RunFolderError(
-                f"{path.parent} is in use by {holder}. Wait until it has finished, or stop it"
-            ) from fault
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 torch is imported by those that need it, when they need it.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,25 +11,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoseg import planning
+from autoseg import log, planning
 from autoseg.data.check import CheckResult
 from autoseg.data.check_problem import count
 from autoseg.data.dataset import DatasetSource, open_dataset
-from autoseg.errors import DatasetError, OptionError, RunFolderError
+from autoseg.errors import AutosegError, DatasetError, OptionError, RunFolderError
 from autoseg.extensions import find
 from autoseg.options import EvaluateOptions, RunOptions, options_from
 from autoseg.pipeline import run
 from autoseg.progress import say
+from autoseg.provenance import circumstances, logged
 from autoseg.run_folder import RunFolder, records_from, write_atomic
 from planners import records
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
+from planners.records import PlanError, RecordError
 
 __all__ = ["check", "demo", "evaluate", "export", "plan", "predict", "report", "run", "train"]
 
 DEFAULT_MARGIN = 0.01
 """How much lower a mean score may be and still count as no worse. Assumption: a hundredth of Dice, about what two
 trainings of one plan differ by."""
+LOG = "log.jsonl"
+"""Beside predictions, where autoseg itself failed; nothing else is logged there: the folder is the user's."""
 DEMO_OPTIONS = {"epochs": 6, "steps_per_epoch": 20, "configurations": "3d_fullres", "folds": "0,1,2"}
 
 
@@ -106,18 +111,28 @@ def plan_fingerprint(file: str | os.PathLike[str], options: RunOptions) -> Plan:
     return made
 
 
-def train(run_folder: Path, configuration: str, fold: str) -> None:
+def train(run_folder: Path, configuration: str, fold: str, *, wait: bool = False) -> None:
     """Train and validate one fold of a run that is planned and preprocessed."""
     from autoseg.training.folds import train_and_validate
 
-    train_and_validate(RunFolder(run_folder), configuration, int(fold) if fold.isdigit() else fold)
+    run = RunFolder(run_folder)
+    with logged(run, f"train {configuration} fold {fold}") if run.run_file.exists() else contextlib.nullcontext():
+        log.enter_stage("train")
+        train_and_validate(run, configuration, int(fold) if fold.isdigit() else fold, wait=wait)
 
 
 def predict(model: Path, images: Path, output: Path, **options: Any) -> None:
     """Segment a folder of images, or one image, into a folder."""
     from autoseg.inference.predictor import predict_folder
 
-    predict_folder(model, images, output, **options)
+    try:
+        predict_folder(model, images, output, **options)
+    except (AutosegError, PlanError, RecordError, OSError):
+        raise  # the user's to mend; the message says it all
+    except Exception as fault:  # the model may be another's: what went wrong stands beside the predictions
+        log.append(output / LOG, "start", "predict", **circumstances())
+        log.append_fault(output / LOG, fault)
+        raise
 
 
 def export(model: Path, out: Path, kind: str = "autoseg") -> None:

@@ -20,11 +20,9 @@ import argparse
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,29 +30,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from made_arrays import smooth
+from made_plans import make_configuration, make_part, make_plan
+from process_tree import Tree
 
 from autoseg import compute as computing
-from autoseg.inference.export import LogitsPart, segment
+from autoseg.inference.export import segment
 from autoseg.inference.sliding_window import predict_logits
 from autoseg.inference.windows import gaussian, lay_windows, mirrored_forms
 from autoseg.networks import build_network
-from autoseg.preprocessing.cropping import full_box
-from autoseg.preprocessing.preprocess import CaseGrid
 from autoseg.targets import make_target
-from planners.fingerprint import Channel, Shape
-from planners.labels import LabelClass, Labels
-from planners.plan import (
-    Architecture,
-    Configuration,
-    Input,
-    MemoryBudget,
-    Output,
-    Plan,
-    Resampling,
-    Stage,
-    Target,
-    Training,
-)
+from planners.fingerprint import Shape
+from planners.plan import Configuration
 
 # name: (patch, features of the first stage, stages, shape of the image)
 WINDOWS: dict[str, tuple[tuple[int, ...], int, int, Shape]] = {
@@ -68,60 +55,6 @@ EXPORTS: dict[str, tuple[int, Shape, Shape]] = {
     "15 classes, 96x128x128 to 160x256x256": (15, (96, 128, 128), (160, 256, 256)),
     "60 classes, 64x80x80 to 128x160x160": (60, (64, 80, 80), (128, 160, 160)),
 }
-
-
-def make_configuration(patch: tuple[int, ...], features: int, num_stages: int, num_outputs: int) -> Configuration:
-    dimensions = len(patch)
-    ones, twos, threes = (1,) * dimensions, (2,) * dimensions, (3,) * dimensions
-    stages = tuple(
-        Stage(features=min(features * 2**index, 320), kernel=threes, stride=twos if index else ones, num_blocks=2)
-        for index in range(num_stages)
-    )
-    architecture = Architecture(
-        family="plain-unet",
-        dimensions=dimensions,
-        stages=stages,
-        num_decoder_blocks=(2,) * (num_stages - 1),
-        outputs=(Output(stride=ones, loss_weight=1.0),),
-    )
-    return Configuration(
-        name="benchmark",
-        inputs=(Input(channels=1),),
-        spacing_mm=(1.0,) * dimensions,
-        median_shape=tuple(map(float, patch)),
-        patch_size=patch,
-        output_size=patch,
-        batch_size=2,
-        normalization=("zscore",),
-        use_mask_for_norm=(False,),
-        resampling=Resampling(),
-        target=Target(name="semantic", num_outputs=num_outputs),
-        architecture=architecture,
-        training=Training(mirror_axes=tuple(range(dimensions))),
-        estimated_bytes=0,
-    )
-
-
-def make_plan(configuration: Configuration) -> Plan:
-    classes = tuple(LabelClass(name=str(index), value=index) for index in range(configuration.target.num_outputs))
-    return Plan(
-        dataset="benchmark",
-        planner="default",
-        budget=MemoryBudget(),
-        axis_order=(0, 1, 2),
-        channels=(Channel(name="made in code"),),
-        labels=Labels(classes=classes),
-        configurations=(configuration,),
-    )
-
-
-def smooth(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Random numbers with blobs some voxels wide, float32."""
-    from scipy import ndimage
-
-    small = np.random.default_rng(seed).normal(size=(shape[0], *(-(-size // 6) + 1 for size in shape[1:])))
-    zoomed = ndimage.zoom(small, (1, 6, 6, 6), order=1)
-    return np.ascontiguousarray(zoomed[tuple(slice(size) for size in shape)] * 4, dtype=np.float32)
 
 
 def plain_window(
@@ -171,16 +104,7 @@ def prepare_export(name: str, way: str, threads: int) -> Callable[[], np.ndarray
     configuration = make_configuration((64, 64, 64), 16, 4, num_outputs)
     plan = make_plan(configuration)
     logits = smooth((num_outputs, *small), 2)
-    spacing = small[0] / large[0], small[1] / large[1], small[2] / large[2]
-    grid = CaseGrid(
-        shape_before_crop=large,
-        crop_box=full_box(large),
-        shape_after_crop=large,
-        spacing_before_mm=spacing,
-        shape=small,
-        spacing_mm=(1.0, 1.0, 1.0),
-    )
-    part = LogitsPart(logits_KZYX=logits, grid=grid, resampling=configuration.resampling)
+    part = make_part(logits, large)
     target = make_target(configuration.target, plan.labels, configuration.training)
     if way == "ours":
         return lambda: segment([part], target, plan, threads=threads)
@@ -199,39 +123,18 @@ QUESTIONS: dict[str, tuple[list[str], Prepare, tuple[str, ...]]] = {
 }
 
 
-class Memory:
-    """Samples the resident memory of this process every few milliseconds."""
-
-    def __enter__(self) -> "Memory":
-        self.before = self.peak = self.now()
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self.sample, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def sample(self) -> None:
-        while not self.stop.wait(0.003):
-            self.peak = max(self.peak, self.now())
-
-    @staticmethod
-    def now() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 def measure(question: str, name: str, way: str, threads: int, result_file: Path) -> None:
     """Do one job in this process and print what it took as JSON."""
     job = QUESTIONS[question][1](name, way, threads)
-    with Memory() as memory:
+    tree = Tree(os.getpid())
+    before = tree.memory()
+    with tree.watch(every=0.003):
         spent, start = os.times(), time.monotonic()
         result = job()
         wall, after = time.monotonic() - start, os.times()
     np.save(result_file, result.astype(np.uint8))
     cpu = after.user + after.system - spent.user - spent.system
-    print(json.dumps({"wall": wall, "cpu": cpu, "memory": (memory.peak - memory.before) / 2**20}))
+    print(json.dumps({"wall": wall, "cpu": cpu, "memory": tree.peak - before}))
 
 
 def compare(question: str, name: str, rounds: int, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""The process that ``nnunet_prediction.py`` measures: keeps a model loaded and predicts folders. Not a script.
+"""The process that predictions are measured in: keeps a model loaded and predicts folders. Not a script.
 
 Runs in nnU-Net's environment, which is made here too, or in autoseg's own, so packages are imported where needed.
 """
@@ -11,6 +11,8 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from work_loop import Work, serve
 
 VENV = Path.home() / ".cache" / "autoseg-benchmarks" / "nnunet-2.8.1"
 PINNED = ("nnunetv2==2.8.1", "dynamic_network_architectures==0.4.4", "batchgeneratorsv2==0.3.6", "acvl_utils==0.2.6")
@@ -80,16 +82,15 @@ def prepare_autoseg(model: Path, _: str) -> Predict:
     return predict
 
 
-def serve(way: str, model: Path) -> None:
-    """Open the model; then predict a folder for each line of the input and answer when it is done."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the packages print goes to the log
+def prepare(way: str, model: Path) -> Work:
+    """Open the model; a job is a folder of images and one for the segmentations."""
     predict = (prepare_autoseg if way == "autoseg" else prepare_nnunet)(model, way)
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        predict(*map(Path, json.loads(line)))
-        print("done", file=answers, flush=True)
+
+    def work(job: Any) -> None:
+        predict(*map(Path, job))
+
+    return work
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]))
+    serve(lambda: prepare(sys.argv[1], Path(sys.argv[2])))

@@ -44,11 +44,12 @@ class Tree:
         return ticks / TICKS
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self, every: float = 0.02) -> Iterator[None]:
+        """Sample the memory while the block runs, ``every`` so many seconds."""
         stop = threading.Event()
 
         def sample() -> None:
-            while not stop.wait(0.02):
+            while not stop.wait(every):
                 self.peak = max(self.peak, self.memory())
 
         self.peak, thread = self.memory(), threading.Thread(target=sample)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from batchgenerators.augmentations.utils import resize_segmentation
+from made_arrays import make_image, make_label, text
 from scipy import ndimage
 from skimage.transform import resize
 
@@ -61,7 +62,7 @@ def voxels(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def image_question(shape: Sequence[int], new_shape: Sequence[int]) -> Question:
-    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    image = make_image(shape)
     return Question(
         f"image, order 3, {text(shape)} → {text(new_shape)}",
         lambda: resample_image(image, new_shape, SPACING, SPACING, Resampling())[0],
@@ -71,9 +72,7 @@ def image_question(shape: Sequence[int], new_shape: Sequence[int]) -> Question:
 
 
 def label_question(num_labels: int, shape: Sequence[int], new_shape: Sequence[int]) -> Question:
-    rng = np.random.default_rng(1)
-    noise = [ndimage.gaussian_filter(rng.normal(size=shape).astype(np.float32), 6) for _ in range(num_labels)]
-    label = np.argmax(noise, axis=0).astype(np.int8)
+    label = make_label(num_labels, shape)
     return Question(
         f"label, {num_labels} values, {text(shape)} → {text(new_shape)}",
         lambda: resample_label(label, new_shape, SPACING, SPACING, Resampling()),
@@ -110,10 +109,6 @@ def mask_question(shape: Sequence[int]) -> Question:
         lambda: ndimage.binary_fill_holes(image[0] != 0),
         voxels,
     )
-
-
-def text(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
 
 
 def questions(quick: bool) -> list[Question]:

@@ -1,8 +1,9 @@
 """What a run holds in main memory, by arithmetic: the training's loader, a prediction, and preprocessing.
 
 Of each the part that one case or one batch needs at its worst; the program keeps several cases apart by itself. Files
-that are mapped do not count: the system gives their pages back when memory is short. What a network takes on a CPU is
-not in it: there a configuration's ``estimated_bytes`` are main memory too.
+that are mapped do not count: the system gives their pages back when memory is short. What training takes on a CPU is a
+figure of its own, for a plan does not know on what it will be trained: there the network is in main memory too, in
+single precision, and the program with its libraries beside it.
 """
 
 import math
@@ -12,6 +13,8 @@ from dataclasses import dataclass, replace
 from planners.decision import byte_size, times
 from planners.fingerprint import Fingerprint
 from planners.instance_plan import enlarge
+from planners.memory import configuration_bytes
+from planners.network_size import FAMILIES, num_parameters
 from planners.plan import Configuration, Plan, Reason
 
 RULE = "host-bytes"
@@ -44,6 +47,16 @@ IMAGES_ALIVE = 3
 WRITING = 12
 """Bytes per voxel of the image on the way to its file: class, the user's label value, the file's image. Assumption."""
 
+PROGRAM = 350 * 10**6
+"""The program with its libraries while it trains on a CPU, without tensors."""
+
+FRAGMENTS = 1.25
+"""What the allocator holds of main memory for each byte of tensors in training: it keeps what was freed. Measured
+2026-11: 1.16 after three steps of a 2D plan of seven stages (256 × 320, batch 3, 2 threads); the rest is margin."""
+
+SAVED_COPIES = 2
+"""Copies of weights and momentum while they are saved: as they are, and as the bytes of the file."""
+
 SCORING_BYTES = 32 * 2**20
 """Working arrays of preprocessing whose size does not depend on the case (``preprocessing.populate``)."""
 
@@ -54,6 +67,7 @@ class HostBytes:
 
     Attributes:
         loading: batches ready and in the making while training.
+        training: the whole process that trains on a CPU: program, loading, network.
         prediction: the largest case, from its image to its segmentation.
         median_prediction: a case of median size.
         preprocessing: reading and resampling the largest case.
@@ -61,6 +75,7 @@ class HostBytes:
     """
 
     loading: int
+    training: int
     prediction: int
     median_prediction: int
     preprocessing: int
@@ -68,7 +83,7 @@ class HostBytes:
 
     @property
     def total(self) -> int:
-        """What is needed at once: these come one after the other."""
+        """What is needed at once where a GPU trains: these come one after the other."""
         return max(self.loading, self.prediction, self.preprocessing)
 
     def wording(self) -> str:
@@ -76,7 +91,7 @@ class HostBytes:
         return (
             f"predicting the largest case, {times(self.largest)}: {byte_size(self.prediction)} (a median one "
             f"{byte_size(self.median_prediction)}); preprocessing it {byte_size(self.preprocessing)}; "
-            f"loading {byte_size(self.loading)}"
+            f"loading {byte_size(self.loading)}. Where it trains on a CPU: {byte_size(self.training)}"
         )
 
 
@@ -89,23 +104,31 @@ def predict_host(item: Configuration, plan: Plan, fingerprint: Fingerprint) -> H
         fingerprint: gives the cases' shapes and spacings.
     """
     cases, with_ids = [], bool(plan.labels.instance_classes)
-    seen = enlarge(fingerprint, item.scaling)
-    for as_read, spacing_as_read in zip(seen.shapes, seen.spacings_mm, strict=True):
-        shape = [as_read[axis] for axis in plan.axis_order]
-        spacing = [spacing_as_read[axis] for axis in plan.axis_order]
-        target = (*spacing[: 3 - item.dimensions], *item.spacing_mm)
-        grid = tuple(max(1, round(s / t * n)) for s, t, n in zip(spacing, target, shape, strict=True))
+    for shape, grid in grids(item, plan, fingerprint):
         before = round(math.prod(shape) / fingerprint.cropped_fraction)
         needed = preprocessing_bytes(item, before, grid, shape, with_ids=with_ids)
         cases.append((prediction_bytes(item, grid, before), needed, grid))
     by_size = sorted(cases, key=lambda case: case[0])
     return HostBytes(
         loading=loading_bytes(item, with_ids=with_ids),
+        training=training_bytes(item, with_ids=with_ids),
         prediction=by_size[-1][0],
         median_prediction=by_size[len(cases) // 2][0],
         preprocessing=max(case[1] for case in cases),
         largest=by_size[-1][2],
     )
+
+
+def grids(item: Configuration, plan: Plan, fingerprint: Fingerprint) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Give, per measured case, its shape as read and as preprocessed at most, z, y, x in the plan's order of axes."""
+    found, seen = [], enlarge(fingerprint, item.scaling)
+    for as_read, spacing_as_read in zip(seen.shapes, seen.spacings_mm, strict=True):
+        shape = tuple(as_read[axis] for axis in plan.axis_order)
+        spacing = [spacing_as_read[axis] for axis in plan.axis_order]
+        target = (*spacing[: 3 - item.dimensions], *item.spacing_mm)
+        grid = tuple(max(1, round(s / t * n)) for s, t, n in zip(spacing, target, shape, strict=True))
+        found.append((shape, grid))
+    return found
 
 
 def loading_bytes(item: Configuration, *, with_ids: bool = False) -> int:
@@ -119,6 +142,27 @@ def loading_bytes(item: Configuration, *, with_ids: bool = False) -> int:
     box = math.prod(edge + MARGIN for edge in loader_size(item)) * each
     boxes = item.batch_size * (BATCHES - 1) if item.training.augmentation.enabled else 0
     return BATCHES * item.batch_size * sample + boxes * box + CHANGING * voxels * SINGLE * channels
+
+
+def training_bytes(item: Configuration, *, with_ids: bool = False, half: bool = False) -> int:
+    """Predict what the process takes that trains a configuration on a CPU.
+
+    Args:
+        item: the configuration; ``estimated_bytes`` of a network that we do not know are a step in half precision.
+        with_ids: as of ``loading_bytes``.
+        half: convolutions compute in bfloat16.
+    """
+    if item.architecture.family in FAMILIES:
+        step = configuration_bytes(item, half=half, scratch=False).total
+        state = (
+            SAVED_COPIES
+            * 2
+            * SINGLE
+            * num_parameters(item.architecture, item.num_input_channels, item.target.num_outputs)
+        )
+    else:
+        step, state = (1 if half else 2) * item.estimated_bytes, 0
+    return PROGRAM + loading_bytes(item, with_ids=with_ids) + state + round(FRAGMENTS * step)
 
 
 def loader_size(item: Configuration) -> tuple[int, ...]:

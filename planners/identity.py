@@ -2,10 +2,14 @@
 
 from typing import Any
 
-from planners.plan import Configuration, Training
+from planners.plan import Configuration, Input, Training
 from planners.records import to_json
 
-LATER_FIELDS = {"momentum_spans": Training.momentum_spans, "scaling": Configuration.scaling}
+LATER_FIELDS = {
+    "momentum_spans": Training.momentum_spans,
+    "scaling": Configuration.scaling,
+    "through": Input.through,
+}
 """Fields that plans have got after runs had been digested without them, with their defaults."""
 
 

@@ -81,11 +81,15 @@ class Input:
             per foreground class, 1 where it found that class.
         name: ``image``, or the previous configuration's.
         channels: how many.
+        through: of ``previous``, what comes to the grid of this configuration: ``logits``, which are decoded there, or
+            ``segmentation``, decoded on the image's own grid and resampled as labels are. nnU-Net v2.8.1 trains with
+            the first and predicts with the second.
     """
 
     kind: Literal["image", "previous", "seeds"] = "image"
     name: str = "image"
     channels: int
+    through: Literal["logits", "segmentation"] = "logits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +248,12 @@ class Configuration:
     def num_previous_channels(self) -> int:
         """Channels of that input that hold the previous configuration's segmentation; 0 where there is none."""
         return sum(item.channels for item in self.inputs if item.kind == "previous")
+
+    @property
+    def previous_resampling(self) -> Resampling | None:
+        """How labels of the previous segmentation are resampled; None: its logits come straight to this grid."""
+        by_label = any(item.kind == "previous" and item.through == "segmentation" for item in self.inputs)
+        return self.resampling if by_label else None
 
     def __post_init__(self) -> None:
         _check_configuration(self)

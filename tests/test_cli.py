@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +23,17 @@ from planners.plan import Plan
 SOURCE = {"dataset", "--images", "--labels", "--test", "--group-by", "--task"}
 PLANNING = {"--budget", "--planner", "--like", "--set"}
 TRAINING = {"--configurations", "--folds", "--epochs", "--steps-per-epoch", "--seed", "--device", "--precision"}
+TRAINING |= {"--deterministic"}
 LENGTH = {"--time-budget", "--patience", "--logger"}
 START = {"--init", "--freeze"}
 FROZEN = {
     "demo": {"--out", *TRAINING},
-    "run": {"--out", "--until", "--plan", *SOURCE, *PLANNING, *TRAINING, *LENGTH, *START},
+    "run": {"--out", "--until", "--plan", "--wait", *SOURCE, *PLANNING, *TRAINING, *LENGTH, *START},
     "check": SOURCE,
     "plan": {"--fingerprint", "--out", "--json", "--measure", *SOURCE, *PLANNING},
-    "train": {"run", "configuration", "fold"},
-    "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--uncertainty", "--device"},
+    "train": {"run", "configuration", "fold", "--wait"},
+    "predict": {"model", "images", "output", "--overwrite", "--save-probabilities", "--uncertainty"}
+    | {"--device", "--speed", "--max-ram", "--max-vram"},
     "export": {"model", "out", "--format"},
     "evaluate": {"predictions", "labels", "--task", "--protocol", "--metrics", "--against"}
     | {"--margin", "--out", "--json"},
@@ -119,6 +122,27 @@ def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setitem(cli.VERBS, "report", interrupt)
     assert cli.main(["report", "x"]) == 130
     assert "Go on with the same command: autoseg report x" in capsys.readouterr().err
+
+
+def test_being_told_to_end_is_exit_code_143(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(cli.VERBS, "report", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["report", "with space"]) == 143
+    assert "told to end. Go on with the same command: autoseg report 'with space'" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_was_noted_on_a_fault_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: argparse.Namespace) -> None:
+        fault = ValueError("a number")
+        fault.add_note("while preprocessing, case 7")
+        raise fault
+
+    monkeypatch.setitem(cli.VERBS, "report", fail)
+    assert cli.main(["report", "x"]) == 1
+    assert "ValueError: a number (while preprocessing, case 7)" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Device, precision, memory format: what is chosen, what is refused, and that a choice can be kept."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from autoseg import compute as computing
 from autoseg import native
 from autoseg.compute import Compute
 from autoseg.errors import DeviceError, OptionError
+from autoseg.native import measured
 from planners import records
 
 TIMES = {"fp32": 0.003, "fp32 compiled": 0.001, "bf16": 0.002}
@@ -22,6 +24,14 @@ def keep_threads():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def own_measurements(monkeypatch):
+    """What tests make up is kept from the user's folder."""
+    kept = {}
+    monkeypatch.setattr(measured, "recall", lambda facts: kept.get(repr(facts)))
+    monkeypatch.setattr(measured, "remember", lambda facts, found: kept.update({repr(facts): dict(found)}))
 
 
 @pytest.fixture
@@ -67,6 +77,16 @@ def test_the_fastest_sound_way_wins_on_a_cpu(monkeypatch, amx, times, precision,
     assert (chosen.precision, chosen.native) == (precision, compiled)
     assert "the fastest here" in chosen.reasons[-1]
     assert ("no AMX" in chosen.reasons[-1]) is not amx
+
+
+@pytest.mark.parametrize(("second", "kept"), [(0.003, True), (0.0011, False)])
+def test_a_race_is_recalled_where_it_was_decisive(monkeypatch, second, kept):
+    monkeypatch.setattr(native, "kernels", lambda: native.Kernels(object(), ""))
+    monkeypatch.setattr(computing, "_race", race({"fp32": second, "fp32 compiled": 0.001}))
+    first = computing.choose("cpu", "fp32", recall=True)
+    monkeypatch.setattr(computing, "_race", race({"fp32": 0.001, "fp32 compiled": 1.0}))
+    assert (computing.choose("cpu", "fp32", recall=True) == first) is kept
+    assert not computing.choose("cpu", "fp32").native, "unless it is allowed, the race is run"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -184,3 +204,40 @@ def test_things_are_placed():
     plain = Compute(device="cpu", precision="fp32", channels_last=False, threads=1)
     with computing.autocast(plain):
         assert network[0](image).dtype == torch.float32
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("amx", "precision", "native_too"), [(False, "fp32", True), (True, "bf16", True)])
+def test_deterministic_chooses_nothing_by_timing(monkeypatch, settings_of_torch, amx, precision, native_too):
+    monkeypatch.setattr(computing, "has_amx", lambda: amx)
+    monkeypatch.setattr(native, "kernels", lambda: native.Kernels(object(), ""))
+    slow = {"fp32": 1e-9, "fp32 compiled": 1.0, "bf16": 1.0}
+    for times in (TIMES, slow, {**slow, "fp32": 3.0, "bf16": 2.0}):
+        monkeypatch.setattr(computing, "_race", race(times))
+        chosen = computing.choose("cpu", deterministic=True)
+        assert (chosen.precision, chosen.native, chosen.deterministic) == (precision, native_too, True)
+        assert "deterministic" in chosen.reasons[-1]
+        assert records.from_json(Compute, records.to_json(chosen)) == chosen
+
+
+def test_deterministic_settings_are_made(monkeypatch, settings_of_torch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.backends.cudnn.benchmark = True
+    computing.prepare(Compute(device="cpu", precision="fp32", channels_last=True, threads=1, deterministic=True))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.fixture
+def settings_of_torch(monkeypatch, one_thread):
+    """Give torch its settings back afterwards."""
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    yield
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True

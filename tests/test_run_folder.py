@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import RunFolderError
-from autoseg.run_folder import CaseFiles, RunFolder, RunRecord, lock, write_atomic
+from autoseg.locks import hold as lock
+from autoseg.run_folder import CaseFiles, RunFolder, RunRecord, write_atomic
 
 
 def test_write_atomic_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -220,7 +220,8 @@ def check_duplicates(facts: Sequence[CaseFacts]) -> list[Problem]:
             split = not first.test and not other.test and first.group != other.group
             kind = "duplicate-across-groups" if split else "duplicate-image"
             found = f"holds the same image as {_named(first)}"
-            problems.append(problem(kind, other.id, found + (f", group {other.group}" if split else "")))
+            item = problem(kind, other.id, found + (f", group {other.group}" if split else ""))
+            problems.append(dataclasses.replace(item, other=first.id))
     return problems
 
 

@@ -21,6 +21,7 @@ class Problem:
         found: what was found, with numbers and the file.
         fix: what to do.
         stops: whether the run cannot go on with it; otherwise it is a warning.
+        other: another case that it is about too; None where there is none.
     """
 
     case: str | None
@@ -28,6 +29,7 @@ class Problem:
     found: str
     fix: str
     stops: bool
+    other: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

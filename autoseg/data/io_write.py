@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import tempfile
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg import room
 from autoseg.data.image import Geometry, shape_text
 from autoseg.data.io_sitk import ONE_AT_A_TIME, simpleitk, sitk_from_label
-from autoseg.errors import ImageError
+from autoseg.errors import AutosegError, ImageError
+
+NIFTI_HEADER = 352
+"""Bytes before the voxels in what ITK writes: the header's 348, and four that say that no extension follows."""
 
 INTEGERS = ("uint8", "uint16", "int16", "int32", "int64")
 """Candidate types; the first that holds all values is taken."""
@@ -50,13 +55,33 @@ def write_label(path: Path, ending: str, label_ZYX: np.ndarray, geometry: Geomet
             writer.SetFileName(str(temporary))
             writer.SetUseCompression(True)
             writer.Execute(image)
+        if writer_name == "NiftiImageIO":
+            _check_nifti(temporary, label_ZYX.size * image.GetSizeOfPixelComponent())
 
-    replace_whole(path, ending, write)
+    replace_whole(path, ending, write, NIFTI_HEADER + label_ZYX.size * image.GetSizeOfPixelComponent())
     if ending in (".tif", ".tiff") and geometry.dimensions == 3 and geometry.known:
         # TIFF has no place for the spacing along z; nnU-Net v2 keeps it in such a file, and so do we.
         text = json.dumps({"spacing": list(geometry.spacing_mm)}) + "\n"
         sidecar = path.with_name(path.name[: -len(ending)] + ".json")
         replace_whole(sidecar, ".json", lambda temporary: write_text(temporary, text))
+
+
+def _check_nifti(path: Path, voxel_bytes: int) -> None:
+    """Refuse a file that the disk did not take whole: ITK's writer of NIfTI does not notice.
+
+    A compressed file ends with the number of bytes in it, which one that was cut off does not have there.
+
+    Raises:
+        OSError: it is too short.
+    """
+    wanted = NIFTI_HEADER + voxel_bytes
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 4, 0))
+        found = int.from_bytes(file.read(4), "little") if packed else size
+    if (found != wanted % 2**32) if packed else (found < wanted):
+        raise OSError(errno.EIO if room.largest_file() is None else errno.EFBIG, "the disk did not take it whole")
 
 
 def write_values(path: Path, values_ZYX: np.ndarray, geometry: Geometry) -> None:
@@ -86,7 +111,7 @@ def write_values(path: Path, values_ZYX: np.ndarray, geometry: Geometry) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     else:
-        replace_whole(path, path.suffix, write)
+        replace_whole(path, path.suffix, write, NIFTI_HEADER + values_ZYX.nbytes)
 
 
 def _smallest_type(path: Path, label: np.ndarray, types: tuple[str, ...]) -> np.dtype:
@@ -130,34 +155,48 @@ def _most_ids(path: Path) -> tuple[str, int]:
     return ending, int(np.iinfo(types[-1]).max)
 
 
-def replace_whole(path: Path, ending: str, write: Callable[[Path], None]) -> None:
+def replace_whole(path: Path, ending: str, write: Callable[[Path], None], most_bytes: int | None = None) -> None:
     """Write a file beside its place, flush it to the disk, and rename it: a kill leaves the old file or the new.
 
     Args:
         path: the file to make or to replace.
         ending: of the temporary name; writers choose their format by it.
         write: writes the temporary file.
+        most_bytes: what it may need, for the message of a full disk; None where that is not known.
+
+    Raises:
+        RoomError: the disk, or main memory, does not suffice.
+        ImageError: it cannot be written for another reason.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[: -len(ending)]}.", suffix=ending)
-        os.close(handle)
         temporary = Path(name)
+        os.close(handle)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except RuntimeError as fault:
-        cause = str(fault).strip().splitlines()[-1].strip().rstrip(".")
-        raise ImageError(f"{path} cannot be written: {cause}. Free space, or choose another folder") from fault
-    except OSError as fault:
-        raise ImageError(f"{path} cannot be written: {fault.strerror}. Free space, or choose another folder") from fault
+    except (RuntimeError, OSError) as fault:
+        if temporary is not None:  # what it holds counts as free
+            temporary.unlink(missing_ok=True)
+        raise _unwritten(path, fault, most_bytes) from fault
     finally:
         if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _unwritten(path: Path, fault: Exception, most_bytes: int | None) -> AutosegError:
+    """Make the error of a file that could not be written; ITK tells a full disk in many words, or none."""
+    if room.is_no_memory(fault):
+        return room.no_memory(fault, f"writing {path}")
+    if room.is_no_disk(fault) or (most_bytes is not None and room.is_short(path, most_bytes)):
+        return room.no_disk(path, most_bytes, fault)
+    cause = fault.strerror if isinstance(fault, OSError) else str(fault).strip().splitlines()[-1].strip().rstrip(".")
+    return ImageError(f"{path} cannot be written: {cause}. Free space, or choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:

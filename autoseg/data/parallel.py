@@ -9,11 +9,11 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import TypeVar
 
-from autoseg.errors import AutosegError, DatasetError
-from autoseg.progress import track
+from autoseg import room
+from autoseg.errors import AutosegError, DatasetError, RoomError
+from autoseg.progress import say, track
 from planners.records import PlanError
 
 Item = TypeVar("Item")
@@ -21,7 +21,6 @@ Result = TypeVar("Result")
 
 HOST_FRACTION = 0.8  # assumption: leaves room for the file cache and for errors of the estimates
 MAX_THREADS = 16  # assumption: beyond this, reading files is the limit
-CONTROL_GROUPS = Path("/sys/fs/cgroup")  # where Linux shows the limits of containers and batch jobs
 UNKNOWN_HOST_BYTES = 4 * 10**9  # assumption, for systems that do not tell
 
 
@@ -77,40 +76,103 @@ def for_each_case(
 
     Raises:
         DatasetError: some cases failed; the message lists all of them. The others are done.
+        RoomError: the disk is full; what is done is done.
     """
     pairs = list(cases)
     gate = MemoryGate(host_bytes if host_bytes is not None else host_memory_bytes())
-    executor = ThreadPoolExecutor(max(1, threads or default_threads()), thread_name_prefix="case")
+    executor = ThreadPoolExecutor(_startable(max(1, threads or default_threads()), what), thread_name_prefix="case")
     futures = {executor.submit(work, item, gate): case_id for case_id, item in pairs}
     try:
-        results, faults = _collect(futures, what)
+        results, faults, short = _collect(futures, what)
     except BaseException:
         gate.close()
         executor.shutdown(wait=False, cancel_futures=True)
         raise
     executor.shutdown()
+    if short:
+        again = {case_id: item for case_id, item in pairs if case_id in short}
+        more, missed = _one_at_a_time(work, again, gate, what)
+        results, faults = {**results, **more}, {**faults, **missed}
     if faults:
         lines = "\n".join(f"  case {case_id}: {faults[case_id]}" for case_id in sorted(faults))
         raise DatasetError(f"{what}: {len(faults)} of {len(pairs)} cases failed, the others are done\n{lines}")
     return {case_id: results[case_id] for case_id, _ in pairs}
 
 
-def _collect(futures: dict[Future[Result], str], what: str) -> tuple[dict[str, Result], dict[str, str]]:
+def _startable(wanted: int, what: str) -> int:
+    """Give how many threads the system lets start now, at least one; say where that is fewer than wanted."""
+    end, started = threading.Event(), []
+    with contextlib.suppress(RuntimeError, MemoryError):  # a limit of processes or memory
+        for _ in range(wanted):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    end.set()
+    for thread in started:
+        thread.join()
+    if len(started) < wanted:
+        say(f"  {what}: the system lets {len(started)} of {wanted} workers start; going on with fewer")
+    return max(1, len(started))
+
+
+def _one_at_a_time(
+    work: Callable[[Item, MemoryGate], Result], cases: dict[str, Item], gate: MemoryGate, what: str
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Try cases for which memory did not suffice beside others once more, each alone; give results and faults."""
+    say(f"  {what}: memory did not suffice for {', '.join(cases)} beside others; once more, one at a time")
     results: dict[str, Result] = {}
     faults: dict[str, str] = {}
+    for case_id, item in cases.items():
+        try:
+            results[case_id] = work(item, gate)
+        except Exception as fault:
+            faults[case_id] = _fault_of_user(fault) or room.told(fault) or ""
+            if not faults[case_id]:
+                raise
+    return results, faults
+
+
+def _collect(futures: dict[Future[Result], str], what: str) -> tuple[dict[str, Result], dict[str, str], set[str]]:
+    """Wait for all; give results, what is wrong with cases, and the cases for which memory did not suffice.
+
+    Raises:
+        RoomError: the disk is full, so there is no use in going on with other cases.
+    """
+    results: dict[str, Result] = {}
+    faults: dict[str, str] = {}
+    short: set[str] = set()
     bug: Exception | None = None
     for future in track(as_completed(futures), len(futures), what):
         case_id = futures[future]
         try:
             results[case_id] = future.result()
-        except (AutosegError, PlanError, OSError, MemoryError) as fault:
-            faults[case_id] = str(fault) or type(fault).__name__
-        except Exception as fault:  # our own bug: the other cases are finished first, then it is raised as it is
-            fault.add_note(f"while {what}, case {case_id}")
-            bug = bug or fault
+        except Exception as fault:
+            text = _fault_of_user(fault)
+            if text is not None:
+                faults[case_id] = text
+            elif room.is_no_memory(fault):
+                short.add(case_id)
+            else:  # our own bug: the other cases are finished first, then it is raised as it is
+                fault.add_note(f"while {what}, case {case_id}")
+                bug = bug or fault
     if bug is not None:
         raise bug
-    return results, faults
+    return results, faults, short
+
+
+def _fault_of_user(fault: Exception) -> str | None:
+    """Say what the user can mend about one case; None of a bug, and where memory did not suffice.
+
+    Raises:
+        RoomError: the disk is full.
+    """
+    if isinstance(fault, RoomError):
+        raise fault
+    if room.is_no_disk(fault):
+        raise RoomError(room.told(fault)) from fault
+    if isinstance(fault, AutosegError | PlanError | OSError) and not room.is_no_memory(fault):
+        return str(fault) or type(fault).__name__
+    return None
 
 
 def default_threads() -> int:
@@ -120,39 +182,6 @@ def default_threads() -> int:
 
 
 def host_memory_bytes() -> int:
-    """Give the main memory that may be used now: a fraction of what is free, within the limits of containers."""
-    free = [value for value in (_available_bytes(), *_container_bytes()) if value is not None]
-    return int(HOST_FRACTION * min(free)) if free else UNKNOWN_HOST_BYTES
-
-
-def _available_bytes() -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # no word on what is free: assume half
-    return None
-
-
-def _container_bytes() -> Iterator[int | None]:
-    """Give what is left below each limit that a control group (version 1 or 2) sets for this process.
-
-    Files that the kernel keeps in memory and can drop count as used there, so they are added back.
-    """
-    names = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
-    for folder in _group_folders():
-        for limit, used in names.items():
-            with contextlib.suppress(OSError, ValueError):  # absent, or "max"
-                left = int((folder / limit).read_text()) - int((folder / used).read_text())
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield left + int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-
-
-def _group_folders() -> Iterator[Path]:
-    yield from (CONTROL_GROUPS, CONTROL_GROUPS / "memory")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                yield CONTROL_GROUPS / controllers / path.lstrip("/")
+    """Give the main memory that may be used now: a fraction of what is free, within all limits (``autoseg.room``)."""
+    free = room.free_memory()
+    return UNKNOWN_HOST_BYTES if free is None else int(HOST_FRACTION * free)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 SIDES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """The neighbours (row, column) across the upper, right, lower and left side of a pixel. Walking along a side, with the
@@ -97,7 +97,7 @@ def _find_pieces(rings: _Rings, outer: Sequence[int], holes: Sequence[int], ids_
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     pixels = rings.pixels[rings.starts[:-1]] - (top, left)
     part = ids_YX[top:bottom, left:right]
-    pieces, _ = ndimage.label(part == part[tuple(pixels[outer[0]])])
+    pieces, _ = scipy.ndimage.label(part == part[tuple(pixels[outer[0]])])
     at = {int(pieces[tuple(pixels[place])]): place for place in outer}
     return [at[int(pieces[tuple(pixels[hole])])] for hole in holes]
 

@@ -51,7 +51,12 @@ class Chain:
     """All networks that segment an image, on their device.
 
     A configuration that feeds a cascade and is a member of the ensemble too, with the same folds, runs once.
+
+    Attributes:
+        vram_bytes: of the GPU's memory that may be used; None: what is free.
     """
+
+    vram_bytes: int | None = None
 
     def __init__(self, plan: Plan, selection: Selection, compute: Compute) -> None:
         """Load the networks.
@@ -59,7 +64,7 @@ class Chain:
         Raises:
             ModelError: weights are missing or damaged, or do not fit the networks of the plan.
         """
-        self.plan, self.compute, self.weights = plan, compute, selection.weights
+        self.plan, self.compute, self.weights, self.speed = plan, compute, selection.weights, selection.speed
         trained = [*selection.previous, *(item for item in selection.folds if item not in selection.previous)]
         self.steps = [self._step(place, trained, selection) for place in range(len(trained))]
 
@@ -121,12 +126,19 @@ class Chain:
         for place, (step, case) in enumerate(zip(self.steps, prepared, strict=True)):
             part = self._run(step, case, previous.pop(place, None), what, each=each and bool(step.members))
             for index in step.feeds:
-                grid = prepared[index].grid
-                previous[index] = previous_segmentation([part], step.target, grid, self.compute.threads)
+                grid, by_label = prepared[index].grid, self.steps[index].configuration.previous_resampling
+                previous[index] = previous_segmentation([part], step.target, grid, self.compute.threads, by_label)
             parts.update(dict.fromkeys(step.members, part))
         if not self.weights:
             return [parts[index] for index in sorted(parts)]
         return [dataclasses.replace(parts[index], weight=self.weights[index]) for index in sorted(parts)]
+
+    def window_options(self, step: Step, *, each: bool = False) -> WindowOptions:
+        """Say how the windows of a step are laid and what is done with each."""
+        speed = self.speed
+        return WindowOptions(
+            mirror=speed.mirror, step=speed.step, flip=step.target.flip, vram_bytes=self.vram_bytes, each=each
+        )
 
     def check_room_for_each(self, prepared: Sequence[PreprocessedCase]) -> None:
         """Refuse an image of which main memory cannot keep what every network of the ensemble says alone.
@@ -148,7 +160,7 @@ class Chain:
     ) -> LogitsPart:
         shown = f"{what}, {step.configuration.name}" if what and len(self.steps) > 1 else what
         previous = None if previous_ZYX is None else torch.from_numpy(previous_ZYX)
-        image, options = torch.from_numpy(case.image_CZYX), WindowOptions(flip=step.target.flip, each=each)
+        image, options = torch.from_numpy(case.image_CZYX), self.window_options(step, each=each)
         count, logits = len(step.networks), torch.zeros(())
         alone: list[np.ndarray] = []
         for own, networks in step.groups:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg import room
 from autoseg.errors import OptionError
 from autoseg.inference.instances import class_map, classes_on_grid, segment_objects
 from autoseg.inference.logits_part import LogitsPart, average
@@ -192,6 +193,7 @@ def _open_probabilities(
     shape = (num_outputs, *shape_as_read(grid, plan.axis_order))
     try:
         file = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
+        room.reserve(unfinished, unfinished.stat().st_size, path)
         if grid.shape_before_crop != grid.shape_after_crop:
             file[...] = np.reshape(outside, (-1, 1, 1, 1))
         yield [cropped_view(volume, grid, plan.axis_order) for volume in file]

@@ -18,8 +18,10 @@ import numpy as np
 from autoseg.data.check_geometry import orientation
 from autoseg.data.image import FLAT_SPACING_FACTOR
 from autoseg.data.io import Geometry
+from autoseg.inference.intensity_slips import is_flat, leans_otherwise, slip
 from autoseg.preprocessing.cropping import bounding_box, box_shape, full_box
 from autoseg.preprocessing.image_percentiles import PERCENTILES, image_percentiles
+from autoseg.preprocessing.looking import Looked
 from planners.fingerprint import BODY_AXES, Fingerprint
 from planners.plan import Configuration, Plan
 
@@ -63,12 +65,15 @@ class Familiarity:
             image_CZYX: as read.
             geometry: as read.
         """
+        return self.judge_seen(see(image_CZYX), geometry)
+
+    def judge_seen(self, seen: Looked, geometry: Geometry) -> tuple[str, ...]:
+        """Say the same of what was seen of an image."""
         dimensions = self._dimensions(geometry)
         if dimensions:
-            return (dimensions, *self._intensities(image_CZYX))
-        turned = self._turned(geometry)
-        place = turned or self._spacing(geometry) or self._extent(geometry, image_CZYX)
-        return (*([place] if place else ()), *self._intensities(image_CZYX))
+            return (dimensions, *self._intensities(seen))
+        place = self._turned(geometry) or self._spacing(geometry) or self._extent(geometry, seen)
+        return (*([place] if place else ()), *self._intensities(seen))
 
     def _dimensions(self, geometry: Geometry) -> str | None:
         if (geometry.dimensions == 2) in self.flat:
@@ -103,12 +108,9 @@ class Familiarity:
         advice = "Check the header" if geometry.known else "The file does not say it, so 1 mm is taken: convert it"
         return self._compare("spacing", geometry.spacing_mm, self.spacings, advice)
 
-    def _extent(self, geometry: Geometry, image_CZYX: np.ndarray) -> str | None:
+    def _extent(self, geometry: Geometry, seen: Looked) -> str | None:
         """Compare how far the content reaches, as in the fingerprint: the box around all that is not zero."""
-        content = image_CZYX[0] != 0
-        for channel in image_CZYX[1:]:
-            content |= channel != 0
-        extent = np.array(geometry.spacing_mm) * box_shape(bounding_box(content) or full_box(content.shape))
+        extent = np.array(geometry.spacing_mm) * box_shape(seen.content)
         advice = "Check that the image shows the same part of the body"
         return self._compare("extent", extent.tolist(), self.extents, advice)
 
@@ -123,12 +125,12 @@ class Familiarity:
         there = ", ".join(f"{AXES[axis]} {_span(low[axis], high[axis])}" for axis in outside)
         return f"its {what} is {here} mm, that of the training cases {there} mm. {advice}"
 
-    def _intensities(self, image_CZYX: np.ndarray) -> Iterator[str]:
-        measured = image_percentiles(image_CZYX)
+    def _intensities(self, seen: Looked) -> Iterator[str]:
+        measured = seen.percentiles
         for index, channel in enumerate(self.plan.channels):
             name = f"channel {index} ({channel.name})"
-            if image_CZYX[index].min() == image_CZYX[index].max():
-                yield f"{name} holds the value {image_CZYX[index].flat[0]:g} alone. Check its file"
+            if seen.lowest[index] == seen.highest[index]:
+                yield f"{name} holds the value {seen.lowest[index]:g} alone. Check its file"
             elif self.fingerprint.image_percentiles:
                 trained = np.array([case[index] for case in self.fingerprint.image_percentiles])
                 absolute = {item.normalization[index] for item in self.configurations} & {*ABSOLUTE}
@@ -150,6 +152,8 @@ class Familiarity:
                 f"training cases {_span(low, high)}. Check the units (CT: Hounsfield units), and whether the contrast "
                 "is the same"
             )
+        elif known is not None and seen is not found:
+            yield from _judge_slips(name, found, trained, seen, spanned, LEAST_WIDTH * known.std)
 
     def _judge_shape(self, name: str, index: int, found: np.ndarray, trained: np.ndarray) -> Iterator[str]:
         tails, known = _tails(found[None]), _tails(trained)
@@ -163,6 +167,41 @@ class Familiarity:
                 f"{name}: the {side} tail of its values is {tails[0, place]:.3g} quartile distances long, in the "
                 f"training cases {_span(low, high)}. Check that it is the same kind of image, not inverted or clipped"
             )
+            return
+        lean = leans_otherwise(found, trained, ROOM + ROOM_OF_FEW / len(trained))
+        if lean is not None:
+            yield (
+                f"{name}: the distribution of its values leans to the other side (asymmetry {lean[0]:.2g}, in the "
+                f"training cases {_span(lean[1], lean[2])}). Check that it is not inverted"
+            )
+
+
+def _judge_slips(
+    name: str, found: np.ndarray, trained: np.ndarray, seen: np.ndarray, spanned: np.ndarray, unit: float
+) -> Iterator[str]:
+    """Tell mistakes with Hounsfield units that lie within the room, for few training cases leave a wide one."""
+    words = slip(found, trained, unit)
+    if words is not None:
+        yield f"{name}: its values seem to be {words}. Check the units (CT: Hounsfield units)"
+    elif is_flat(seen, spanned):
+        yield (
+            f"{name}: within the range that the network sees ({spanned.min():.4g} to {spanned.max():.4g}), nearly all "
+            f"its values are {seen[0]:.4g}. Check the units (CT: Hounsfield units)"
+        )
+
+
+def see(image_CZYX: np.ndarray) -> Looked:
+    """Look at an image that is in memory."""
+    content = image_CZYX[0] != 0
+    for channel in image_CZYX[1:]:
+        content |= channel != 0
+    return Looked(
+        lowest=tuple(float(channel.min()) for channel in image_CZYX),
+        highest=tuple(float(channel.max()) for channel in image_CZYX),
+        fill=(None,) * len(image_CZYX),
+        content=bounding_box(content) or full_box(content.shape),
+        percentiles=image_percentiles(image_CZYX),
+    )
 
 
 def _tails(percentiles: np.ndarray) -> np.ndarray:

@@ -1,31 +1,36 @@
 """Segment many images into a folder: skip what is done, finish what can be done, and say what could not."""
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from autoseg.data.cases import Case
 from autoseg.data.check_problem import count
 from autoseg.data.folders import MAP_SUFFIXES, some, without_maps
 from autoseg.data.io import (
     READERS,
-    Geometry,
+    Image,
     image_ending,
     image_stem,
     open_image,
     output_ending,
     write_segmentation,
 )
+from autoseg.data.parallel import MemoryGate
 from autoseg.errors import ImageError, OptionError, RunFolderError
 from autoseg.evaluation.labelled_objects import classes_file
 from autoseg.inference.confidence import ConfidenceWatcher
 from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart, Slab, check_probabilities
+from autoseg.inference.loaded import About, Loaded
 from autoseg.inference.model import digest_of
 from autoseg.inference.object_files import has_all_files, remove_companions, write_objects
 from autoseg.inference.quality import QualityFile
+from autoseg.inference.slabs import SlabJob
+from autoseg.inference.speed import BEST
 from autoseg.inference.stages import work_through
 from autoseg.inference.uncertainty import UncertaintyWatcher, check_pointwise
 from autoseg.preprocessing.preprocess import PreprocessedCase
@@ -102,6 +107,8 @@ class FolderJob:
         self.quality = QualityFile(output, predictor.judge, tells_dice=predictor.target.pointwise)
         self.notes: Counter[str] = Counter()
         self._written, self._num_unwritten = threading.Condition(), 0
+        self.room = predictor.memory.now()
+        self.gate = MemoryGate(max(self.room.free, 0))
 
     def run(self, cases: Sequence[Case], incomplete: Mapping[str, str]) -> list[Path]:
         """Segment the cases; give their files, those that were there already included.
@@ -175,7 +182,7 @@ class FolderJob:
             networks=self.predictor.selection.name,
             labels={item.name: item.value for item in self.predictor.plan.labels.classes},
             instances=self.instances,
-            facts=self.predictor.opened.facts(),
+            facts=_facts(self.predictor),
         )
         whose = self._other_model(wanted)
         if whose is not None:
@@ -223,7 +230,8 @@ class FolderJob:
             )
             raise OptionError(
                 f"{self.output} holds {len(again) + len(others)} predictions of another model, or of this one before "
-                f"it was changed ({whose}){stay if others else '. Give another folder, or add --overwrite'}"
+                f"it was changed or at another speed ({whose})"
+                f"{stay if others else '. Give another folder, or add --overwrite'}"
             )
         with_objects = self._had_objects()
         for path in (*named, *own):  # now, or a kill would leave old predictions under the new record
@@ -237,16 +245,56 @@ class FolderJob:
             unknown = [path.name for path in others if path not in named]
             say(f"  {self.output} holds files that are not known to be this model's; left as they are: {some(unknown)}")
 
-    def _read(self, case: Case) -> tuple["_About", list[PreprocessedCase]]:
-        image = open_image(case.images)
+    def _read(self, case: Case) -> Loaded:
+        """Wait until memory has room for a case, then read and preprocess it; one for slabs is only opened."""
+        image, held = open_image(case.images), contextlib.ExitStack()
         self.notes.update(image.notes)
-        array = self.predictor.read_array(image)
-        warnings = self.predictor.judge.look_at(array, image.geometry)
-        self.quality.warn(case.id, warnings)  # before the work: a wrong spacing can make an image very large
-        return _About(image.geometry, warnings), self.predictor.chain.preprocess(array, image.geometry.spacing_mm)
+        self.predictor.check_channels(image)
+        ending = image_ending(self._file(case))
+        needs = self.predictor.needs(image, ending, extras=self._extras(), each=len(self.maps) > 1)
+        whole = self.room.takes_whole(needs, image.name)
+        held.enter_context(self.gate.hold(needs.whole if whole else needs.slabs))
+        with contextlib.ExitStack() as failed:
+            failed.push(held)
+            about = About(image.geometry, (), held)
+            if not whole:
+                loaded = Loaded(about, case, image)
+            else:
+                array = self.predictor.read_array(image)
+                about = about._replace(warnings=self.predictor.judge.look_at(array, image.geometry))
+                self.quality.warn(case.id, about.warnings)  # before the work: a wrong spacing can make it very large
+                prepared = self.predictor.chain.preprocess(array, image.geometry.spacing_mm)
+                loaded = Loaded(about, case, prepared)
+            failed.pop_all()
+        return loaded
 
-    def _work(self, loaded: tuple["_About", list[PreprocessedCase]]) -> tuple["_About", list[LogitsPart]]:
-        about, prepared = loaded
+    def _extras(self) -> str:
+        """Say for what, beside the segmentation, no slabs are made."""
+        if self.save_probabilities:
+            return "probabilities are saved of whole images alone"
+        return "maps of uncertainty are made of whole images alone" if self.maps else ""
+
+    def _work(self, loaded: Loaded) -> tuple[About, list[LogitsPart]]:
+        try:
+            if isinstance(loaded.image, Image):
+                return self._in_slabs(loaded.about, loaded.case, loaded.image), []
+            return loaded.about, self._logits(loaded.image)
+        except BaseException:
+            loaded.about.held.close()
+            raise
+
+    def _in_slabs(self, about: About, case: Case, image: Image) -> About:
+        """Segment an image that memory does not hold; its file is written meanwhile."""
+        predictor = self.predictor
+        say(f"  {case.id}: in slabs, as memory does not hold it whole")
+        with SlabJob(predictor.chain, predictor.target, image, self.output) as job:
+            assert job.looked is not None
+            warnings = predictor.judge.look_at_seen(job.looked, image.geometry)
+            self.quality.warn(case.id, warnings)
+            watched, _ = job.segment(self._file(case), predictor.selection.postprocessing, case.id)
+        return about._replace(warnings=warnings, watched=watched)
+
+    def _logits(self, prepared: list[PreprocessedCase]) -> list[LogitsPart]:
         each = len(self.maps) > 1
         if each:
             try:
@@ -257,19 +305,24 @@ class FolderJob:
         parts = self.predictor.logits(prepared, each=each)
         with self._written:
             self._num_unwritten += 1
-        return about, parts
+        return parts
 
-    def _write(self, case: Case, result: tuple["_About", list[LogitsPart]]) -> None:
+    def _write(self, case: Case, result: tuple[About, list[LogitsPart]]) -> None:
         about, parts = result
+        if about.watched is not None:
+            about.held.close()
+            self.quality.add(self.predictor.judge.rate(case.id, about.watched, about.warnings))
+            return
         try:
             self._write_all(case, about, parts)
         finally:
+            about.held.close()
             parts.clear()  # whoever still holds the list
             with self._written:
                 self._num_unwritten -= 1
                 self._written.notify()
 
-    def _write_all(self, case: Case, about: "_About", parts: list[LogitsPart]) -> None:
+    def _write_all(self, case: Case, about: About, parts: list[LogitsPart]) -> None:
         """Write the segmentation last: where it stands, all that belongs to it does."""
         predictor = self.predictor
         if self.instances:
@@ -292,13 +345,19 @@ class FolderJob:
         self.quality.add(predictor.judge.rate(case.id, watched, about.warnings))
         write_segmentation(self._file(case), segmentation, about.geometry)
 
-    def _write_objects(self, case: Case, about: "_About", parts: list[LogitsPart]) -> None:
+    def _write_objects(self, case: Case, about: About, parts: list[LogitsPart]) -> None:
         objects = self.predictor.objects(parts, consume=True)
         self.quality.add(self.predictor.judge.rate(case.id, None, about.warnings))
         write_objects(self._file(case), objects, self.predictor.plan.labels, about.geometry)
         self._num_objects += len(objects)
         if not about.geometry.known:
             self.notes.update(["the file tells no size of its pixels: objects are measured in pixels alone"])
+
+
+def _facts(predictor: "Predictor") -> dict[str, str]:
+    """Say what predictions depend on; the usual speed is not named, as programs that knew no other did not."""
+    speed = predictor.selection.speed
+    return predictor.opened.facts() | ({} if speed == BEST else {"speed": speed.text})
 
 
 def list_segmentations(folder: Path) -> list[Path]:
@@ -325,10 +384,3 @@ def _instance_names(target: Target) -> tuple[str, ...]:
     if not isinstance(target, InstanceTarget):
         return ()
     return tuple(target.labels.names[index] for index in target.instance_classes)
-
-
-class _About(NamedTuple):
-    """What is known of an image beside its voxels."""
-
-    geometry: Geometry
-    warnings: tuple[str, ...]

@@ -17,6 +17,7 @@ from autoseg.errors import ModelError
 from autoseg.evaluation.postprocessing import Postprocessing
 from autoseg.evaluation.selection import Choice
 from autoseg.evaluation.weights import weights_text
+from autoseg.inference.speed import BEST, Speed
 from autoseg.networks import build_network, load_weights, put_weights
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, records_from
 from planners import records
@@ -35,6 +36,7 @@ class Selection:
         weights: of the configurations' probabilities, as many as ``folds``; empty: all alike.
         decode: settings of the decoder that differ from the plan's (see ``with_decode``).
         because: one line for the user.
+        speed: how much work goes into it; ``folds`` and ``previous`` are cut to it already (see ``at_speed``).
     """
 
     folds: tuple["Trained", ...]
@@ -43,13 +45,15 @@ class Selection:
     weights: tuple[float, ...] = ()
     decode: dict[str, Any] = field(default_factory=dict)
     because: str
+    speed: Speed = BEST
 
     @property
     def name(self) -> str:
         """For people: ``2d + 3d_fullres, 10 networks``; for a cascade ``3d_cascade_fullres, 5 networks, after …``."""
         after = f", after {_name(self.previous, ' → ')}" if self.previous else ""
         weights = f", weighted {weights_text(self.weights)}" if self.weights else ""
-        return f"{_name(self.folds, ' + ')}{weights}{after}"
+        speed = f", {self.speed.name}" if self.speed != BEST else ""
+        return f"{_name(self.folds, ' + ')}{weights}{after}{speed}"
 
 
 Trained = tuple[Configuration, tuple[FoldFolder, ...]]
@@ -99,6 +103,13 @@ def select(run: RunFolder, plan: Plan) -> Selection:
         decode=choice.decode,
         because=because,
     )
+
+
+def at_speed(selection: Selection, speed: Speed) -> Selection:
+    """Take as many networks of each configuration as a preset does; windows and mirroring follow from its record."""
+    few = tuple((item, folds[: speed.max_folds]) for item, folds in selection.folds)
+    feeding = tuple((item, folds[: speed.max_folds]) for item, folds in selection.previous)
+    return dataclasses.replace(selection, folds=few, previous=feeding, speed=speed)
 
 
 def _weights(choice: Choice, run: RunFolder) -> tuple[float, ...]:
@@ -201,7 +212,7 @@ def load_networks(configuration: Configuration, folds: Sequence[FoldFolder], com
 
 
 def compute_of(run: RunFolder, device: str = "auto") -> Compute:
-    """Decide how to compute: on a CPU as the run was trained, where that fits this machine; else by probing anew.
+    """Decide how to compute: on a CPU as the run was trained, where that fits this machine; else by probing.
 
     Raises:
         DeviceError: the device is not there.
@@ -213,11 +224,11 @@ def compute_of(run: RunFolder, device: str = "auto") -> Compute:
         here = device == "cpu" or (device == "auto" and not accelerated)
         if trained.device == "cpu" and here and (trained.precision == "fp32" or computing.has_amx()):
             return dataclasses.replace(trained, threads=computing.count_threads())
-    return computing.choose(device)
+    return computing.choose(device, recall=True)
 
 
 def digest_of(selection: Selection, plan: Plan) -> str:
-    """Identify a model by what its predictions depend on: plan, weights, decoding, rules (16 hexadecimal digits)."""
+    """Identify what predictions depend on: plan, weights, decoding, rules, speed (16 hexadecimal digits)."""
     shared = [plan.axis_order, plan.channels, plan.labels]
     configurations, weights = _identity(selection.folds)
     # What is not said is left out, so that models of older programs keep their identity.
@@ -230,6 +241,8 @@ def digest_of(selection: Selection, plan: Plan) -> str:
         parts.append(list(selection.weights))
     if selection.decode:
         parts.append(selection.decode)
+    if selection.speed != BEST:  # its folds are told by their weights
+        parts.append({"mirror": selection.speed.mirror, "step": selection.speed.step})
     return records.digest([*parts, *_identity(selection.previous)] if selection.previous else parts)
 
 

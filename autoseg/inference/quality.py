@@ -21,6 +21,7 @@ from autoseg.evaluation.overlap import mean_of, structures_of
 from autoseg.inference.confidence import WatchedCase
 from autoseg.inference.familiarity import Familiarity
 from autoseg.inference.model import Selection
+from autoseg.preprocessing.looking import Looked
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder, records_from, write_atomic
 from planners import records
@@ -59,6 +60,10 @@ class Judge:
     def look_at(self, image_CZYX: np.ndarray, geometry: Geometry) -> tuple[str, ...]:
         """Say what is unfamiliar about an image as read; nothing where the model has no fingerprint."""
         return () if self.familiarity is None else self.familiarity.judge(image_CZYX, geometry)
+
+    def look_at_seen(self, looked: Looked, geometry: Geometry) -> tuple[str, ...]:
+        """Say the same of an image that was looked at slab by slab."""
+        return () if self.familiarity is None else self.familiarity.judge_seen(looked, geometry)
 
     def rate(self, case: str, watched: WatchedCase | None, warnings: tuple[str, ...]) -> CaseQuality:
         """Predict the Dice of a case from what was watched of it; None where its target shows no probabilities."""

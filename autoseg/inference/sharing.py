@@ -131,9 +131,11 @@ def _notes(plan: Plan, selection: Selection) -> Iterator[str]:
         )
     if selection.previous:
         feeders = ", ".join(configuration.name for configuration, _ in selection.previous)
+        trained = [item for item, _ in (*selection.folds, *selection.previous) if item.previous is not None]
+        otherwise = "; it brings them to the next grid as labels, autoseg as logits, so the results differ a little"
         yield (
             f"a cascade: nnU-Net predicts with {feeders} first, and takes its segmentations with "
-            "-prev_stage_predictions; it brings them to the next grid as segmentations, autoseg as logits"
+            f"-prev_stage_predictions{otherwise if any(item.previous_resampling is None for item in trained) else ''}"
         )
     if selection.postprocessing:
         rules = ", ".join(f"{rule.rule} of {rule.name}" for rule in selection.postprocessing)

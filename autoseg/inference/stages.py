@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from autoseg.errors import AutosegError
+from autoseg import room
+from autoseg.errors import AutosegError, RoomError
 from autoseg.progress import track
 
 Case = TypeVar("Case")
@@ -37,6 +38,7 @@ def work_through(
         What went wrong, by case id; the other cases are done.
 
     Raises:
+        RoomError: the disk is full.
         Exception: our own bug in one of the cases, once the others are done.
     """
     faults = _Faults()
@@ -81,12 +83,16 @@ class _Faults:
         """Give what the action gives, or None after noting what went wrong."""
         try:
             return action()
-        except (AutosegError, ValueError, OSError, MemoryError) as fault:
-            self.found[case_id] = str(fault) or type(fault).__name__
+        except RoomError:  # a disk that is full holds no other case either
+            raise
         except Exception as fault:
-            fault.add_note(f"while predicting case {case_id}")
-            self.found[case_id] = str(fault)
-            self.bug = self.bug or fault
+            if room.is_no_disk(fault):
+                raise RoomError(room.told(fault)) from fault
+            text = room.told(fault)
+            if text is None and not isinstance(fault, AutosegError | ValueError | OSError):
+                fault.add_note(f"while predicting case {case_id}")
+                self.bug = self.bug or fault
+            self.found[case_id] = text or str(fault) or type(fault).__name__
         return None
 
     def collect(self, pending: "_Pending[Result] | None") -> Result | None:

@@ -95,23 +95,39 @@ class WindowLayout:
         """Starts of all windows, z slowest."""
         return list(itertools.product(*self.starts))
 
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Zeros in front of the image along each axis, context counted."""
+        return tuple(
+            fill + (patch - output) // 2 for fill, patch, output in zip(self.fill, self.patch, self.output, strict=True)
+        )
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Voxels of the padded image."""
+        return tuple(
+            extent + patch - output for extent, patch, output in zip(self.extent, self.patch, self.output, strict=True)
+        )
+
     def pad(self, image_CZYX: Tensor) -> Tensor:
         """Put zeros around an image: what is missing to one window, and the context of the outermost windows."""
-        context = [patch - output for patch, output in zip(self.patch, self.output, strict=True)]
-        low = [fill + around // 2 for fill, around in zip(self.fill, context, strict=True)]
-        total = [self.extent[axis] - self.shape[axis] + context[axis] for axis in range(3)]
-        pads = [pad for axis in (2, 1, 0) for pad in (low[axis], total[axis] - low[axis])]  # torch: last axis first
+        behind = [total - size - low for total, size, low in zip(self.padded, self.shape, self.before, strict=True)]
+        pads = [pad for axis in (2, 1, 0) for pad in (self.before[axis], behind[axis])]  # torch: last axis first
         return nn.functional.pad(image_CZYX, pads) if any(pads) else image_CZYX
 
-    def total_weight(self) -> Tensor:
-        """Add up the weights of all windows over ``extent`` (float32): products of sums, as weights are products."""
+    def total_weight(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Add up the weights of all windows over ``extent`` (float32): products of sums, as weights are products.
+
+        Args:
+            start, stop: slices along z; default all.
+        """
         sums = []
         for starts, edge, extent in zip(self.starts, self.output, self.extent, strict=True):
             along = torch.zeros(extent)
-            for start in starts:
-                along[start : start + edge] += gaussian_profile(edge)
+            for begin in starts:
+                along[begin : begin + edge] += gaussian_profile(edge)
             sums.append(along)
-        return sums[0][:, None, None] * sums[1][:, None] * sums[2]
+        return sums[0][start:stop, None, None] * sums[1][:, None] * sums[2]
 
 
 def lay_windows(shape: Sequence[int], configuration: Configuration, step: float = STEP) -> WindowLayout:

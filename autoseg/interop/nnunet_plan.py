@@ -152,7 +152,7 @@ def _configuration(
     feeding = content.get("previous_stage")
     inputs = [Input(channels=len(channels))]
     if feeding is not None:
-        inputs.append(Input(kind="previous", name=feeding, channels=labels.num_classes - 1))
+        inputs.append(Input(kind="previous", name=feeding, channels=labels.num_classes - 1, through="segmentation"))
     target = "regions" if labels.regions else "semantic"
     architecture = read_architecture(content, len(patch))
     batch_dice = Decision(value=bool(content["batch_dice"]), rule="nnunet", because="as in nnU-Net's plans.json")

@@ -2,8 +2,9 @@
 
 Convolutions with kernel 3 need a third to an eighth of the multiplications (``winograd.c``), normalization with leaky
 ReLU takes two passes over memory (``norm.c``), a transposed convolution writes beside the skip connection
-(``upsample.c``). All in single precision, channels-last. Where there is no compiler, or the result is wrong on a
-self-test (``autoseg.compute``), torch's own operators are used; a test holds both to the same numbers.
+(``upsample.c``); in prediction all other convolutions are plain matrix products (``direct.c``). All in single
+precision, channels-last. Where there is no compiler, or the result is wrong on a self-test (``autoseg.compute``),
+torch's own operators are used; a test holds both to the same numbers.
 
 Two switches in the environment: ``AUTOSEG_NATIVE=0`` does without, ``AUTOSEG_CACHE`` names the folder for the compiled
 file (default ``~/.cache/autoseg``).
@@ -20,18 +21,23 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-SOURCES = ("winograd.c", "upsample.c", "norm.c")
+SOURCES = ("winograd.c", "direct.c", "upsample.c", "norm.c")
 HEADERS = ("gemm.h", "scratch.h", "norm_body.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 
 # glibc's mallopt parameters (malloc.h)
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+
+_MMAP_THRESHOLD, _MMAP_MAX = 2**17, 2**16
+"""glibc's own settings (mallopt(3)): bytes from which a block has pages of its own; how many such blocks may be."""
 
 _POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES: dict[str, tuple[type, ...]] = {
     "winograd_kernel": (_POINTER,) * 3 + (_LONG,),
     "winograd_forward": (_POINTER,) * 5 + (_LONG,),
     "winograd_weights": (_POINTER,) * 6 + (_LONG,),
+    "direct_kernel": (_POINTER,) * 2 + (_LONG,) * 2,
+    "direct_forward": (_POINTER,) * 5 + (_LONG,),
     "upsample_forward": (_POINTER,) * 6 + (_LONG,),
     "upsample_coarse": (_POINTER,) * 4 + (_LONG,),
     "upsample_weights": (_POINTER,) * 5 + (_LONG,),
@@ -87,7 +93,7 @@ def build(compiler: str, folder: Path, flags: tuple[str, ...] = FLAGS) -> Path:
     """
     here = Path(__file__).parent
     name = hashlib.sha256(b"".join((here / file).read_bytes() for file in SOURCES + HEADERS))
-    name.update(" ".join((compiler, *flags, _processor())).encode())
+    name.update(" ".join((compiler, *flags, processor())).encode())
     path = folder / f"kernels-{name.hexdigest()[:16]}.so"
     if not path.exists():
         handle, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
@@ -101,16 +107,29 @@ def build(compiler: str, folder: Path, flags: tuple[str, ...] = FLAGS) -> Path:
     return path
 
 
-def keep_memory() -> bool:
+def keep_memory(keep: bool = True) -> bool:
     """Let this process keep freed memory for its next allocation, instead of asking for fresh pages at every step.
 
     A training step allocates and frees some gigabytes. Faulting their pages in took a third of the processor time
     of a 3D step (benchmarks/train_step.py). True where the C library can do it (glibc).
+
+    With ``keep`` False every large block has pages of its own again, and gives them back. So should the first step be
+    made: small things that stay (operators' plans, momentum) then do not come to lie among the feature maps, where
+    they would keep the freed memory in pieces for good (a tenth of the process at the least, measured 2026-11).
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
+    if not keep:
+        settings = {_M_MMAP_THRESHOLD: _MMAP_THRESHOLD, _M_MMAP_MAX: _MMAP_MAX, _M_TRIM_THRESHOLD: _MMAP_THRESHOLD}
+        return all(library.mallopt(*setting) for setting in settings.items())
     return bool(library.mallopt(_M_MMAP_MAX, 0)) and bool(library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system now, where the C library can (glibc): after work that is not done again."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -121,8 +140,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def _processor() -> str:
-    """What ``-march=native`` depends on: one cache folder may serve several machines."""
+def processor() -> str:
+    """Tell what ``-march=native`` depends on: one cache folder may serve several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include "gemm.h"
 
 static inline float *scratch(i64 floats) {
@@ -15,8 +16,10 @@ static inline float *scratch(i64 floats) {
         size = (floats + 1023) / 1024 * 1024;
         kept = aligned_alloc(4096, size * sizeof(float));
         if (!kept) {
-            fputs("autoseg: no memory for a convolution's working space\n", stderr);
-            abort();
+            fprintf(stderr, "RoomError: main memory ran out: a convolution's working space takes %.1f MB. Give more "
+                    "memory, or stop other programs; the same command then goes on with what is done\n",
+                    size * sizeof(float) / 1e6);
+            _exit(2);  /* in a thread of OpenMP, where no error can be raised; all that is saved is whole */
         }
     }
     return kept;

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from planners.records import from_json, parse
 META = "autoseg"
 """Key of the text beside the weights."""
 
+CHECKSUM = "crc32"
+"""Key, within that text, of the checksum of the weights; files of before have none."""
+
 SHOWN = 3
 """How many differences an error message names."""
 
@@ -29,9 +33,15 @@ def save_weights(path: Path, network: nn.Module, meta: Mapping[str, str]) -> Non
         network: on any device.
         meta: text to keep beside them, such as the step.
     """
-    tensors = {name: value.detach().to("cpu").contiguous() for name, value in network.state_dict().items()}
+    write_weights(path, network.state_dict(), meta)
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
+    """Write named weights, as :func:`save_weights` does."""
+    tensors = {name: value.detach().to("cpu").contiguous() for name, value in weights.items()}
+    meta = {**meta, CHECKSUM: checksum(tensors)}
     # One entry: safetensors writes several in an order that changes from run to run, and equal weights are equal files.
-    write_atomic(path, save(tensors, metadata={META: json.dumps(dict(meta), sort_keys=True)}))
+    write_atomic(path, save(tensors, metadata={META: json.dumps(meta, sort_keys=True)}))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -43,9 +53,24 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = from_json(dict[str, str], parse((file.metadata() or {}).get(META, "{}")))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (no mapping)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, ValueError, SafetensorError) as fault:
         raise ModelError(f"{path} cannot be read as weights: {fault}. Train again, or copy the file anew") from fault
+    wanted = meta.pop(CHECKSUM, None)
+    if wanted is not None and checksum(weights) != wanted:
+        raise ModelError(
+            f"{path} is damaged: its weights are not those that were written. Copy the file anew, or train again"
+        )
+    return weights, meta
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Give the checksum of named tensors in main memory: 8 hexadecimal digits of a CRC-32."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def weights_digest(path: Path) -> str:

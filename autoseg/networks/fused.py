@@ -28,8 +28,12 @@ TRANSFORM_COST, KERNEL_COST = 20.0, 300.0
 """What it costs to transform one number of a tile, and one weight, in multiplications of the product between them.
 Fitted to the seven shapes of the hippocampus plan (2 cores with AVX-512, benchmarks/train_step.py --layers)."""
 
-Kept = dict[tuple[int, ...], tuple[int, int, Tensor]]
-"""Transformed weights of one convolution by tile, with the version of the weights they were made from."""
+READ_COST = 100.0
+"""What it costs to read one transformed weight that is kept, in the same unit: as measured for prediction."""
+
+Kept = dict[tuple[int, ...] | None, tuple[int, int, Tensor]]
+"""Transformed weights of one convolution by tile, with the version of the weights they were made from; under None for
+the plain sum."""
 
 
 def available(x: Tensor) -> bool:
@@ -38,7 +42,10 @@ def available(x: Tensor) -> bool:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], kept: Kept) -> Tensor:
-    """Convolve with padding (kernel - 1) / 2, by Winograd's filtering where that pays, else by torch.
+    """Convolve with padding (kernel - 1) / 2, by Winograd's filtering where that pays.
+
+    Else by torch where a gradient is needed, and where none is by one matrix product of what surrounds each voxel:
+    torch reorders weights at every call, and takes twice as long for one image as for each of several.
 
     Args:
         x: (batch, inputs, [z,] y, x), float32 on the CPU.
@@ -48,22 +55,27 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int], kep
         kept: belongs to this convolution alone; spares the transform of unchanged weights where no gradient is needed.
     """
     num_outputs, num_inputs = weight.shape[:2]
+    again = torch.is_grad_enabled()
     tiles = None
     if set(stride) == {1} and num_inputs % LANES == num_outputs % LANES == 0:
-        tiles = choose_tiles(_shape(x), _three(weight.shape[2:]), num_inputs, num_outputs)
-    if tiles is None:
+        per_weight = KERNEL_COST if again else READ_COST
+        tiles = choose_tiles(_shape(x), _three(weight.shape[2:]), num_inputs, num_outputs, per_weight)
+    if again and tiles is not None:
+        return _apply(_Winograd, x, weight, bias, tiles)
+    if again or num_outputs % LANES:
         function = torch.nn.functional.conv3d if x.dim() == 5 else torch.nn.functional.conv2d
         return function(x, weight, bias, tuple(stride), tuple((size - 1) // 2 for size in weight.shape[2:]))
-    if torch.is_grad_enabled():
-        return _apply(_Winograd, x, weight, bias, tiles)
     version, place = weight._version, weight.data_ptr()
     if kept.get(tiles, (None, None))[:2] != (version, place):
-        kept[tiles] = version, place, _transform(_spread(weight, 1, 0), tiles)
+        spread = _spread(weight, 1, 0)
+        kept[tiles] = version, place, _pack(spread) if tiles is None else _transform(spread, tiles)
+    if tiles is None:
+        return _direct(_last(x), kept[tiles][2], weight, bias, stride)
     return _filter(_last(x), kept[tiles][2], bias, tiles, num_outputs)
 
 
 def choose_tiles(
-    shape: Sequence[int], kernel: Sequence[int], num_inputs: int, num_outputs: int
+    shape: Sequence[int], kernel: Sequence[int], num_inputs: int, num_outputs: int, per_weight: float = KERNEL_COST
 ) -> tuple[int, ...] | None:
     """Choose Winograd's tile (outputs per axis: 1, 2 or 4), or None where the plain sum is cheaper or the only way.
 
@@ -71,11 +83,12 @@ def choose_tiles(
         shape: batch, z, y, x.
         kernel: z, y, x.
         num_inputs, num_outputs: channels.
+        per_weight: what a transformed weight costs, in multiplications.
     """
     if not set(kernel) <= {1, 3} or 3 not in kernel:
         return None
     choices = list(itertools.product(*((2, 4) if size == 3 else (1,) for size in kernel)))
-    costs = {tiles: _cost(shape, tiles, num_inputs, num_outputs) for tiles in choices}
+    costs = {tiles: _cost(shape, tiles, num_inputs, num_outputs, per_weight) for tiles in choices}
     best = min(choices, key=lambda tiles: costs[tiles])
     plain = math.prod(shape) * math.prod(kernel) * num_inputs * num_outputs
     return best if costs[best] < plain else None
@@ -191,11 +204,11 @@ def _apply(function: Any, *arguments: Any) -> Tensor:
     return result
 
 
-def _cost(shape: Sequence[int], tiles: Sequence[int], num_inputs: int, num_outputs: int) -> float:
+def _cost(shape: Sequence[int], tiles: Sequence[int], num_inputs: int, num_outputs: int, per_weight: float) -> float:
     num_tiles = shape[0] * math.prod(-(-size // tile) for size, tile in zip(shape[1:], tiles, strict=True))
     products = num_tiles * num_inputs * num_outputs
     transforms = TRANSFORM_COST * num_tiles * (num_inputs + num_outputs)
-    return _components(tiles) * (products + transforms + KERNEL_COST * num_inputs * num_outputs)
+    return _components(tiles) * (products + transforms + per_weight * num_inputs * num_outputs)
 
 
 def _transform(weight: Tensor, tiles: tuple[int, ...]) -> Tensor:
@@ -204,6 +217,26 @@ def _transform(weight: Tensor, tiles: tuple[int, ...]) -> Tensor:
     kernel = weight.new_empty(_components(tiles) * num_inputs * _padded(num_outputs))
     _call("winograd_kernel", weight, kernel, _longs(1, 1, 1, 1, num_inputs, num_outputs, *tiles), _threads())
     return kernel
+
+
+def _pack(weight: Tensor) -> Tensor:
+    """Weights with the kernel's axes first, then inputs and outputs -> one packed matrix."""
+    num_outputs = weight.shape[-1]
+    depth = weight.numel() // num_outputs
+    kernel = weight.new_empty(depth * _padded(num_outputs))
+    _call("direct_kernel", weight, kernel, depth, num_outputs)
+    return kernel
+
+
+def _direct(x: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int]) -> Tensor:
+    num_outputs, num_inputs, *edges = weight.shape
+    sizes = zip(x.shape[2:], edges, stride, strict=True)
+    result = _empty(
+        x, (x.shape[0], num_outputs, *((size + (k - 1) // 2 * 2 - k) // step + 1 for size, k, step in sizes))
+    )
+    given = _longs(*_shape(x), num_inputs, num_outputs, *_three(edges), *_three(stride))
+    _call("direct_forward", x, kernel, bias, result, given, _threads())
+    return result
 
 
 def _filter(x: Tensor, kernel: Tensor, bias: Tensor | None, tiles: tuple[int, ...], num_outputs: int) -> Tensor:

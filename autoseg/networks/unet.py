@@ -6,6 +6,7 @@ Sources: Ronneberger et al. 2015; Çiçek et al. 2016; form and initialisation o
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
+import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
@@ -51,6 +52,8 @@ class UNet(nn.Module):
         Args:
             x: (batch, channels, [z,] y, x); every edge divisible by the product of the strides along it.
         """
+        if not (self.training or torch.is_grad_enabled()):
+            return [self._predict(x)]
         skips = []
         for blocks in self.encoder:
             x = blocks(x)
@@ -62,6 +65,25 @@ class UNet(nn.Module):
             features[index] = x
         for index, head in enumerate(self.heads if self.training else list(self.heads)[:1]):
             logits.append(head(features[index]))
+        return logits
+
+    def _predict(self, x: Tensor) -> Tensor:
+        """Give the logits of the full resolution, every map freed with its last use.
+
+        In ``forward`` the joined maps of a stage live until its last convolution is done, and the skip until the end:
+        half as much memory again.
+        """
+        skips: list[Tensor] = []
+        for index, blocks in enumerate(self.encoder):
+            for block in _blocks(blocks):
+                x = block(x)
+            if index < len(self.decoder):
+                skips.append(x)
+        for upsample, blocks in zip(reversed(self.upsample), reversed(self.decoder), strict=True):
+            x = upsample(x, skips.pop())
+            for block in _blocks(blocks):
+                x = block(x)
+        logits: Tensor = self.heads[0](x)
         return logits
 
 
@@ -87,6 +109,11 @@ def convolutions(num_inputs: int, stage: Stage, count: int, stride: Sequence[int
             for index in range(count)
         )
     )
+
+
+def _blocks(stage: nn.Module) -> Iterable[nn.Module]:
+    """One after the other, so that the caller alone holds what each is given; an encoder may be made of other parts."""
+    return stage if isinstance(stage, nn.Sequential) else (stage,)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -21,10 +21,21 @@ def image_percentiles(image_CZYX: np.ndarray) -> tuple[tuple[float, ...], ...]:
         Per channel its percentiles; zeros where it has no such voxel.
     """
     flat = image_CZYX.reshape(len(image_CZYX), -1)
-    if flat.shape[1] > MOST_VOXELS:
-        flat = flat[:, np.random.default_rng(SEED).integers(0, flat.shape[1], MOST_VOXELS)]
+    places = sampled_places(flat.shape[1])
+    return percentiles_of(flat if places is None else flat[:, places])
+
+
+def sampled_places(num_voxels: int) -> np.ndarray | None:
+    """Choose the voxels that are looked at, counted through the image; None: all."""
+    if num_voxels <= MOST_VOXELS:
+        return None
+    return np.random.default_rng(SEED).integers(0, num_voxels, MOST_VOXELS)
+
+
+def percentiles_of(sample: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """Measure the percentiles of some voxels, (channels, voxels), over those that are finite and not zero."""
     rows = []
-    for channel in flat:
+    for channel in sample:
         values = channel[np.isfinite(channel) & (channel != 0)]
         found = np.percentile(values.astype(np.float64), PERCENTILES) if values.size else np.zeros(len(PERCENTILES))
         rows.append(tuple(float(f"{value:.6g}") for value in found))

@@ -106,6 +106,8 @@ class KeptMeasure:
             files = stamp_files(self.paths, record.files)
             if record.key != key or contents(files) != contents(record.files):
                 return None
+            if files != record.files:  # the same content at another time: it need not be read again
+                write_atomic(self.record_file, records.dumps(dataclasses.replace(record, files=files)))
             sample = None if record.measure is None else np.load(self.sample_file)
             objects = None
             if record.measure is not None and record.measure.has_objects:

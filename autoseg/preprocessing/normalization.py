@@ -6,6 +6,7 @@ gives a new finite float32 volume of the same shape.
 Source: the formulas are facts of nnU-Net v2.8.1.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 
@@ -87,15 +88,90 @@ NORMALIZATIONS: Mapping[str, Normalization] = {
 }
 """By the name that stands in ``Configuration.normalization``."""
 
+POINTWISE = ("ct", "none", "rgb-0-1")
+"""Those that look at each voxel alone."""
+
+MEASURED_IN_PARTS = ("zscore", "rescale-0-1", *POINTWISE)
+"""Those that can be applied to parts of a volume, once the whole is measured (``from_spread``)."""
+
 USES_INTENSITIES = ("ct",)
 """Those whose result depends on the dataset's intensities: a new measurement makes their stored cases stale."""
 
 
+class Spread:
+    """Mean, deviation and range of values that come in parts."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Add a part: finite float32, any shape.
+
+        Source: Chan, Golub, LeVeque 1983, the pairwise update of sums of squares.
+        """
+        if not values.size:
+            return
+        mean, squares = _squares(values)
+        count, apart = self.count + values.size, mean - self.mean
+        self.squares += squares + apart**2 * self.count * values.size / count
+        self.mean += apart * values.size / count
+        self.count = count
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation, at least EPSILON."""
+        return max(math.sqrt(self.squares / self.count), EPSILON)
+
+
+def from_spread(
+    name: str, spread: Spread, intensities: Intensities | None
+) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None:
+    """Give a normalization of any part of a volume, where the whole is measured already.
+
+    Args:
+        name: as in ``NORMALIZATIONS``.
+        spread: of the whole volume; for ``zscore`` with a mask, of what lies inside it.
+        intensities: of the dataset.
+
+    Returns:
+        A function of a part and of its mask, equal to the normalization of the whole to rounding; None where the
+        normalization is none of those in this file: nobody knows what it measures.
+
+    Raises:
+        ImageError, PlanError: as of the normalization.
+    """
+    if name == "zscore":
+        return functools.partial(_zscore_by, spread)
+    if name == "rescale-0-1":
+        low, high = np.float32(spread.low), np.float32(spread.high)
+        return lambda part, mask: _scale(part, low, np.float32(max(float(high) - float(low), EPSILON)))
+    if name not in POINTWISE:
+        return None
+    function = NORMALIZATIONS[name]
+    function(np.array([spread.low, spread.high], dtype=np.float32)[: spread.count], None, intensities)  # refuses here
+    return lambda part, mask: function(part, mask, intensities)
+
+
+def _zscore_by(spread: Spread, part: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    if not spread.count:
+        return part.astype(np.float32)
+    mean, deviation = np.float32(spread.mean), np.float32(spread.deviation)
+    scaled = _scale(part, mean, deviation)
+    return scaled if mask is None else np.where(mask, scaled, part)
+
+
 def _moments(values: np.ndarray) -> tuple[np.float32, np.float32]:
     """Give mean and deviation (at least EPSILON), summed in float64 a slice at a time so that no large copy is made."""
-    mean = float(values.mean(dtype=np.float64))
-    squares = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in _parts(values))
+    mean, squares = _squares(values)
     return np.float32(mean), np.float32(max(math.sqrt(squares / values.size), EPSILON))
+
+
+def _squares(values: np.ndarray) -> tuple[float, float]:
+    """Give the mean, and the sum of squared distances from it."""
+    mean = float(values.mean(dtype=np.float64))
+    return mean, sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in _parts(values))
 
 
 def _parts(values: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from autoseg.data.check_problem import count
 from autoseg.data.dataset import Case, Dataset, read_case
+from autoseg.data.folders import some
 from autoseg.data.io import Image, open_label
 from autoseg.data.label_layers import read_layers
 from autoseg.data.parallel import MemoryGate, for_each_case
@@ -20,9 +22,9 @@ from autoseg.preprocessing.normalization import USES_INTENSITIES
 from autoseg.preprocessing.operators import one_blas_thread
 from autoseg.preprocessing.preprocess import label_dtype, preprocess_case
 from autoseg.preprocessing.resampling import resampled_shape
-from autoseg.preprocessing.stamps import contents, stamp_files
-from autoseg.preprocessing.store import FORMAT, Store
-from autoseg.progress import say
+from autoseg.preprocessing.stamps import FileStamp, contents, stamp_files
+from autoseg.preprocessing.store import FORMAT, Store, StoredRecord
+from autoseg.progress import say, warn
 from planners import records
 from planners.plan import Configuration, Plan
 from planners.records import PlanError
@@ -32,6 +34,10 @@ ID_BYTES = 4
 
 NUMBERING_BYTES = 2 * ID_BYTES + ID_BYTES + 8
 """Per voxel beside the file's own array: both layers, the numbers on their way into one, whole numbers of floats."""
+
+CHANGED, DAMAGED = "the files have changed", "what was kept is damaged"
+NEWLY_SET = "the plan or the program preprocesses otherwise now"
+"""Why a case is made again, for people."""
 
 SCORING_BYTES = 32 * 2**20
 """Working arrays whose size does not depend on the case: one chunk of voxels whose labels are scored."""
@@ -45,6 +51,7 @@ def populate_store(
     *,
     threads: int | None = None,
     host_bytes: int | None = None,
+    verify: bool = False,
 ) -> Store:
     """Preprocess every labelled case of a dataset that is not in the store yet, or has changed since.
 
@@ -54,20 +61,31 @@ def populate_store(
         folder: the store's; made where it is missing.
         threads: cases at a time; default: the processors this process may use.
         host_bytes: memory for all of them together; default: most of what is free.
+        verify: read what is kept, too, and compare it with its checksums; a case that is damaged is made again.
 
     Raises:
+        RoomError: the disk is full.
         DatasetError: some cases cannot be preprocessed; the message lists them all. The others are done.
     """
     store = Store(folder)
     store.remove_leftovers()
     choices = preprocessing_choices(plan, configuration)
-    work = functools.partial(_bring_up_to_date, store, plan, configuration, choices)
+    keep = functools.partial(_is_kept, store, verify=verify)
+    work = functools.partial(_bring_up_to_date, store, plan, configuration, choices, keep)
     cases = [(case.id, case) for case in dataset.cases if case.label is not None]
     if removed := store.keep_only({case_id for case_id, _ in cases}):
         say(f"  {count(len(removed), 'case')} no longer in the dataset removed from {folder}")
     with one_blas_thread():
-        for_each_case(work, cases, f"preprocessing {configuration.name}", threads, host_bytes)
+        made = for_each_case(work, cases, f"preprocessing {configuration.name}", threads, host_bytes)
+    for why in (CHANGED, DAMAGED, NEWLY_SET):
+        names = [case_id for case_id, reason in made.items() if reason == why]
+        if names:
+            warn(f"  {count(len(names), 'case')} preprocessed anew ({why}): {some(names)}")
     return store
+
+
+def _is_kept(store: Store, case_id: str, record: StoredRecord, *, verify: bool) -> bool:
+    return store.is_whole(case_id, record) and (not verify or store.is_intact(case_id, record))
 
 
 def preprocessing_choices(plan: Plan, configuration: Configuration) -> dict[str, Any]:
@@ -156,18 +174,29 @@ def _label_bytes(label: Image | None, plan: Plan) -> tuple[int, int, int]:
 
 
 def _bring_up_to_date(
-    store: Store, plan: Plan, configuration: Configuration, choices: dict[str, Any], case: Case, gate: MemoryGate
-) -> None:
+    store: Store,
+    plan: Plan,
+    configuration: Configuration,
+    choices: dict[str, Any],
+    keep: Callable[[str, StoredRecord], bool],
+    case: Case,
+    gate: MemoryGate,
+) -> str:
+    """Make a case where it is not there as it should be; give why what was there is made again, or nothing."""
     assert case.label is not None
     kept = store.record(case.id)
     classes = () if case.classes is None else (case.classes,)
-    stamps = stamp_files((*case.images, case.label, *classes), () if kept is None else kept.files)
+    paths = (*case.images, case.label, *classes)
+    stamps = stamp_files(paths, () if kept is None else kept.files)
     partly = [] if case.annotated_classes is None else [case.annotated_classes]
     digest = records.digest([choices, contents(stamps), *partly])
-    if kept is not None and kept.digest == digest and store.is_whole(case.id, kept):
+    why = _why(store, case.id, kept, stamps, digest)
+    if not why and kept is not None and not keep(case.id, kept):
+        why = DAMAGED
+    if not why and kept is not None:
         if kept.files != stamps:
             store.write_record(case.id, dataclasses.replace(kept, files=stamps))
-        return
+        return ""
     image, label = read_case(case)
     with gate.hold(estimate_bytes(image, label, plan, configuration)):
         preprocessed = preprocess_case(
@@ -179,7 +208,19 @@ def _bring_up_to_date(
         )
         assert preprocessed.labels_LZYX is not None
         locations = sample_locations(preprocessed.labels_LZYX[0], plan.labels)
+        if contents(stamp_files(paths, stamps)) != contents(stamps):
+            raise DatasetError("its files have changed while they were read. Run the same command again")
         store.write(case.id, preprocessed, digest, locations, stamps, case.annotated_classes)
+    return why
+
+
+def _why(store: Store, case_id: str, kept: StoredRecord | None, stamps: Sequence[FileStamp], digest: str) -> str:
+    """Say why a case is made again; empty where it is kept, and where it was never there."""
+    if kept is None:
+        return DAMAGED if store.is_damaged(case_id) else ""
+    if kept.digest == digest:
+        return ""
+    return CHANGED if contents(kept.files) != contents(stamps) else NEWLY_SET
 
 
 def _read_layers(label: Image | None, case: Case, plan: Plan) -> np.ndarray:

@@ -8,7 +8,7 @@ Source: facts of nnU-Net v2.8.1 (spline orders, the rule for anisotropy, clippin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -146,7 +146,7 @@ class LogitsResampler:
                 slab = operator.apply(self.logits, 1)
             else:
                 slab = operator.narrowed.apply(self.logits.rows(operator.first, operator.last + 1), 1)
-        slab = _resize_axes(slab, {1 + axis: (sizes_out[axis], self._orders[axis]) for axis in (1, 2)})
+        slab = resize_axes(slab, {1 + axis: (sizes_out[axis], self._orders[axis]) for axis in (1, 2)})
         return slab if expand is None else take(slab, 1, expand)
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def _resize_separately(
     others = tuple(axis for axis in range(3) if axis != separate)
     if size == new_size or resampling.order_through_plane > 0:
         volume = _resize(volume, in_plane, resampling.image_order, others)
-        return _resize_axes(volume, {separate: (new_size, resampling.order_through_plane)})
+        return resize_axes(volume, {separate: (new_size, resampling.order_through_plane)})
     needed, expand = np.unique(nearest_samples(size, new_size), return_inverse=True)
     in_plane[separate] = len(needed)
     return take(_resize(take(volume, separate, needed), in_plane, resampling.image_order, others), separate, expand)
@@ -171,9 +171,23 @@ def _resize(
     volume: np.ndarray, new_shape: Sequence[int], order: int, clip_over: tuple[int, ...] = (0, 1, 2)
 ) -> np.ndarray:
     """Resize a volume and clip it to its range, taken over the axes ``clip_over``."""
+    changes = {axis: (size, order) for axis, size in enumerate(new_shape)}
     if tuple(new_shape) == volume.shape or order == 0:
-        return _resize_axes(volume, {axis: (size, order) for axis, size in enumerate(new_shape)})
+        return resize_axes(volume, changes)
     low, high = volume.min(axis=clip_over, keepdims=True), volume.max(axis=clip_over, keepdims=True)
+    return within(volume, low, high, lambda shifted: resize_axes(shifted, changes))
+
+
+def within(
+    volume: np.ndarray, low: np.ndarray, high: np.ndarray, resized: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Resize a volume by a function that is linear, and clip what it gives to a range.
+
+    Args:
+        volume: float32, z, y, x.
+        low, high: least and largest value, three axes, of length 1 or of the result's.
+        resized: its weights add up to one.
+    """
     middle = float(low.min()) / 2 + float(high.max()) / 2
     if abs(middle) > float(high.max()) - float(low.min()):
         # Values far from zero for their range would lose digits in float32; the operators' rows sum to one.
@@ -181,15 +195,18 @@ def _resize(
         volume, low, high = volume - shift, low - shift, high - shift
     else:
         shift = np.float32(0)
-    volume = _resize_axes(volume, {axis: (size, order) for axis, size in enumerate(new_shape)})
+    volume = resized(volume)
     np.clip(volume, low, high, out=volume)
     if shift:
         volume += shift
     return volume
 
 
-def _resize_axes(array: np.ndarray, changes: dict[int, tuple[int, int]]) -> np.ndarray:
-    """Resize the axes named in ``changes`` (new size, order), the one that shrinks most first: least work."""
+def resize_axes(array: np.ndarray, changes: dict[int, tuple[int, int]]) -> np.ndarray:
+    """Resize the axes named in ``changes`` (new size, order), the one that shrinks most first: least work.
+
+    Nothing is clipped: cubic splines may leave the range of their input.
+    """
     for axis in sorted(changes, key=lambda axis: changes[axis][0] / array.shape[axis]):
         new_size, order = changes[axis]
         size = array.shape[axis]

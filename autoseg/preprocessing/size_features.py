@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from autoseg.preprocessing.operators import axis_operator
 
@@ -160,7 +160,7 @@ def _surroundings(grey_ZYX: np.ndarray) -> np.ndarray:
     planes, y, x = padded.shape
     reduced = padded.reshape(planes, y // REDUCED, REDUCED, x // REDUCED, REDUCED).mean(axis=(2, 4))
     sigma = SURROUNDINGS / REDUCED
-    blurred = ndimage.gaussian_filter(reduced, (0, sigma, sigma), mode="reflect", truncate=3)
+    blurred = scipy.ndimage.gaussian_filter(reduced, (0, sigma, sigma), mode="reflect", truncate=3)
     for axis, size in ((1, y), (2, x)):
         blurred = axis_operator(blurred.shape[axis], size, order=1).apply(blurred, axis)
     return blurred[:, : grey_ZYX.shape[1], : grey_ZYX.shape[2]]

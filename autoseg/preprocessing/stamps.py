@@ -1,7 +1,7 @@
 """Tell whether a case's files have changed since something was made from them.
 
-What counts is the content. Size and time of change only save reading a file again: a file that was copied or touched
-keeps what was made from it, a file that was edited does not.
+What counts is the content. Size and times of change only save reading a file again: a file that was copied or touched
+keeps what was made from it, a file that was edited does not, whatever the clock said and whatever time it was given.
 """
 
 import hashlib
@@ -24,12 +24,14 @@ class FileStamp:
         num_bytes: its size.
         modified_ns: its time of change in nanoseconds since 1970.
         content: 32 hexadecimal digits of the BLAKE2b hash of its bytes.
+        changed_ns: when the system last changed anything of it, which no program can set; 0 in older stamps.
     """
 
     name: str
     num_bytes: int
     modified_ns: int
     content: str
+    changed_ns: int = 0
 
 
 def stamp_files(paths: Iterable[Path], known: Sequence[FileStamp] = ()) -> tuple[FileStamp, ...]:
@@ -37,20 +39,24 @@ def stamp_files(paths: Iterable[Path], known: Sequence[FileStamp] = ()) -> tuple
 
     Args:
         paths: the files of a case, in a fixed order.
-        known: earlier stamps of these files. Where name, size and time agree, the content is not read again.
+        known: earlier stamps of these files. Where name, size and both times agree, the content is not read again.
 
     Raises:
         OSError: a file is missing or cannot be read.
     """
-    earlier = {(stamp.name, stamp.num_bytes, stamp.modified_ns): stamp for stamp in known}
+    earlier = {(stamp.name, stamp.num_bytes, stamp.modified_ns, stamp.changed_ns): stamp for stamp in known}
     stamps = []
     for path in _all_files(paths):
         stat = path.stat()
-        stamp = earlier.get((path.name, stat.st_size, stat.st_mtime_ns))
-        stamps.append(
-            stamp
-            or FileStamp(name=path.name, num_bytes=stat.st_size, modified_ns=stat.st_mtime_ns, content=_hash(path))
+        seen = (path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if seen in earlier:
+            stamps.append(earlier[seen])
+            continue
+        name, num_bytes, modified_ns, changed_ns = seen
+        stamp = FileStamp(
+            name=name, num_bytes=num_bytes, modified_ns=modified_ns, content=_hash(path), changed_ns=changed_ns
         )
+        stamps.append(stamp)
     return tuple(stamps)
 
 

@@ -16,18 +16,21 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from autoseg import room
 from autoseg.errors import RunFolderError
+from autoseg.locks import mark_in_use
 from autoseg.preprocessing.locations import ANNOTATED
 from autoseg.preprocessing.preprocess import OUTSIDE, CaseGrid, PreprocessedCase
 from autoseg.preprocessing.previous import StoredPrevious, remove_previous
 from autoseg.preprocessing.stamps import FileStamp
-from autoseg.run_folder import write_atomic
+from autoseg.run_folder import remove_leftovers, write_atomic
 from planners import records
 
 FORMAT = 1
@@ -48,6 +51,7 @@ class StoredRecord:
         num_bytes: size of each array file.
         files: the source files as they were read.
         annotated_classes: inner indices of the classes that were annotated, background included; None: all.
+        crc32: checksum of each array's values; empty in stores of before.
     """
 
     format: int = FORMAT
@@ -61,6 +65,7 @@ class StoredRecord:
     num_bytes: dict[str, int]
     files: tuple[FileStamp, ...] = ()
     annotated_classes: tuple[int, ...] | None = None
+    crc32: dict[str, int] = field(default_factory=dict)
 
 
 class StoredCase:
@@ -111,7 +116,7 @@ class StoredCase:
     @property
     def image(self) -> np.ndarray:
         """The image, read-only: float32, channels × z × y × x."""
-        return self._map("image", "float32", self.record.image_shape)
+        return self.map("image", "float32", self.record.image_shape)
 
     @property
     def labels(self) -> np.ndarray:
@@ -119,7 +124,7 @@ class StoredCase:
 
         Layer 0 holds class indices and −1 outside; layer 1, where objects are told apart, their ids, 0 for none.
         """
-        return self._map("labels", self.record.labels_dtype, self.record.labels_shape)
+        return self.map("labels", self.record.labels_dtype, self.record.labels_shape)
 
     @property
     def present_classes(self) -> tuple[int, ...]:
@@ -145,7 +150,7 @@ class StoredCase:
         rows = max((end for _, end in self.record.locations.values()), default=0)
         if start == stop:
             return np.empty((0, 3), dtype=self.record.locations_dtype)
-        return self._map("locations", self.record.locations_dtype, (rows, 3))[start:stop]
+        return self.map("locations", self.record.locations_dtype, (rows, 3))[start:stop]
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Read a box; only its part of the files is touched.
@@ -168,7 +173,12 @@ class StoredCase:
             labels[target] = self.labels[source]
         return image, labels
 
-    def _map(self, kind: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    def map(self, kind: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Map one of the arrays, read-only.
+
+        Raises:
+            RunFolderError: its file is missing or too short.
+        """
         path = array_path(self.folder, self.id, kind)
         header_bytes = self.record.num_bytes[kind] - math.prod(shape) * np.dtype(dtype).itemsize
         try:
@@ -190,6 +200,16 @@ class Store:
         except (OSError, ValueError):
             return None
 
+    def is_damaged(self, case_id: str) -> bool:
+        """Tell whether there is a record of a case that is no JSON."""
+        try:
+            json.loads(self._record_path(case_id).read_text(encoding="utf-8"))
+        except OSError:
+            return False
+        except ValueError:
+            return True
+        return False
+
     def has(self, case_id: str, digest: str) -> bool:
         """Tell whether a case is there whole, made from what ``digest`` names."""
         record = self.record(case_id)
@@ -202,6 +222,23 @@ class Store:
         except OSError:
             return False
         return record.format == FORMAT and found == record.num_bytes
+
+    def is_intact(self, case_id: str, record: StoredRecord) -> bool:
+        """Tell whether the arrays hold what was written; all of them are read. What has no checksum counts as intact.
+
+        A disk, a cable or a copy may change a bit and leave size and time of the file as they were.
+        """
+        case = StoredCase(self.folder, case_id, record)
+        rows = max((end for _, end in record.locations.values()), default=0)
+        arrays = {
+            "image": lambda: case.image,
+            "labels": lambda: case.labels,
+            "locations": lambda: case.map("locations", record.locations_dtype, (rows, 3)) if rows else np.empty(0),
+        }
+        try:
+            return all(zlib.crc32(arrays[kind]().data) == wanted for kind, wanted in record.crc32.items())
+        except RunFolderError:
+            return False
 
     def open(self, case_id: str) -> StoredCase:
         """Open a case.
@@ -255,6 +292,7 @@ class Store:
             num_bytes=num_bytes,
             files=tuple(files),
             annotated_classes=annotated_classes,
+            crc32={kind: zlib.crc32(np.ascontiguousarray(array).data) for kind, array in arrays.items()},
         )
         self.write_record(case_id, record)
         return StoredCase(self.folder, case_id, record)
@@ -264,9 +302,8 @@ class Store:
         write_atomic(self._record_path(case_id), records.dumps(record))
 
     def remove_leftovers(self) -> None:
-        """Delete temporary files of a process that was killed. Call it only where no other process writes."""
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        """Delete temporary files of a process that was killed."""
+        remove_leftovers(self.folder)
 
     def keep_only(self, case_ids: Collection[str]) -> list[str]:
         """Delete the cases of other names, with all their files; give their names.
@@ -291,15 +328,21 @@ class Store:
     def _write_array(self, case_id: str, kind: str, array: np.ndarray) -> int:
         path = array_path(self.folder, case_id, kind)
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}.", suffix=".tmp")
+        mark_in_use(handle)
         try:
             with os.fdopen(handle, "wb") as file:
-                np.save(file, np.ascontiguousarray(array))
+                array = np.ascontiguousarray(array)
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.data)  # not np.save, which does not notice where the disk takes all but the end
                 num_bytes = file.tell()
             os.chmod(name, 0o644)
             os.replace(name, path)
-        except BaseException:
+        except BaseException as fault:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+            if room.is_no_disk(fault):
+                raise room.no_disk(path, array.nbytes, fault) from fault
             raise
         return num_bytes
 

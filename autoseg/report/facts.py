@@ -10,17 +10,6 @@ from autoseg.progress import duration
 from autoseg.report.material import FoldMaterial, Material
 from planners.plan import Plan
 
-EVENTS = {
-    "non-finite-loss": "training steps skipped, because their loss was not finite",
-    "recovered": "training went back to the last saved weights",
-    "step-down": "a smaller step was taken, because memory did not suffice",
-    "logger": "a logger was left out",
-}
-"""Events of ``log.jsonl`` that a reader should know of, counted."""
-
-TOLD = ("first-loss", "collapse", "missed")
-"""Events that are told in their own words (``because``)."""
-
 
 def time_rows(material: Material) -> tuple[tuple[str, ...], ...]:
     """Lay out the times: configuration, fold, epochs, seconds per step, waiting for data, training, validation."""
@@ -144,21 +133,13 @@ def fact_rows(material: Material) -> tuple[tuple[str, str], ...]:
         (
             "options",
             ", ".join(
-                f"{name} {_option(value)}" for name, value in record.options.items() if value not in (None, [], "")
+                f"{name} {_option(value)}"
+                for name, value in record.options.items()
+                if value not in (None, [], "") and value is not False
             ),
         ),
     ]
     return tuple((title, text) for title, text in rows if text)
-
-
-def event_rows(material: Material) -> tuple[str, ...]:
-    """Tell or count the events of the log that a reader should know of."""
-    found = [str(row.get("event")) for row in material.log]
-    told = (str(row["because"]) for row in material.log if row.get("event") in TOLD and row.get("because"))
-    counted = (
-        f"{text}: {_count(found.count(name), 'time')}; see log.jsonl" for name, text in EVENTS.items() if name in found
-    )
-    return (*dict.fromkeys(told), *counted)
 
 
 def headline(material: Material) -> str:

@@ -12,6 +12,7 @@ from autoseg.evaluation.instance_results import InstanceResults
 from autoseg.evaluation.metric_records import MetricTable
 from autoseg.evaluation.overlap import Scores, merge
 from autoseg.evaluation.selection import Choice, candidate_name
+from autoseg.log import read_log, read_rows
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
@@ -110,22 +111,9 @@ def gather(run: RunFolder) -> Material:
         folds=folds,
         scores=scores,
         scored=scored,
-        log=read_rows(run.log_file),
+        log=read_log(run.log_file),
         missing=tuple(missing),
     )
-
-
-def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
-    """Read a file of one JSON object per line; what is no JSON (a line cut off by a kill) is left out."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return tuple(rows)
 
 
 def read_object(path: Path) -> dict[str, Any]:

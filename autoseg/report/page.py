@@ -16,12 +16,14 @@ from autoseg.report import (
     sizes,
 )
 from autoseg.report.curves import draw_curves
+from autoseg.report.manifest import manifest_rows
 from autoseg.report.material import Material, gather
 from autoseg.report.object_facts import KINDS
 from autoseg.report.object_pictures import draw_objects
 from autoseg.report.object_section import object_section
 from autoseg.report.object_statistics import settings_text, statistics_rows
 from autoseg.report.pictures import draw_pictures
+from autoseg.report.run_warnings import run_warnings
 from autoseg.run_folder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
@@ -77,9 +79,8 @@ def render(material: Material) -> str:
         starts=facts.starts(material),
         step_downs=facts.step_down_rows(material),
         stages=facts.stage_rows(material),
-        facts=facts.fact_rows(material),
-        events=facts.event_rows(material),
-        warnings=record.warnings if record is not None else (),
+        facts=(*facts.fact_rows(material), *manifest_rows(material)),
+        warnings=run_warnings(material),
         missing=material.missing,
         folder=str(material.run.root),
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from autoseg.targets.object_maps import OpenSides, reaches
 
@@ -145,8 +145,10 @@ def _band(block: Block, ids: np.ndarray, axis: int, end: int, margin: int) -> np
 
 def _number(result: np.ndarray, same: np.ndarray, count: int) -> np.ndarray:
     """Give the pieces of one object one number, and leave no gaps; along the first axis, so that memory stays small."""
-    graph = sparse.coo_matrix((np.ones(same.shape[1], dtype=bool), (same[0], same[1])), shape=(count + 1, count + 1))
-    _, group = sparse.csgraph.connected_components(graph, directed=False)
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(same.shape[1], dtype=bool), (same[0], same[1])), shape=(count + 1, count + 1)
+    )
+    _, group = scipy.sparse.csgraph.connected_components(graph, directed=False)
     there = np.zeros(count + 1, dtype=bool)
     for layer in result:
         there[group[layer]] = True

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from autoseg.targets.flooding import find_seeds, flood
 from autoseg.targets.object_maps import Offset, OpenSides, drop_small, keep_objects, number_objects, shifted
@@ -141,8 +141,8 @@ def _add_pieces(
         starts.append(index[here][linked])
         ends.append(index[there][linked])
     start, end = np.concatenate(starts), np.concatenate(ends)
-    graph = sparse.coo_matrix((np.ones(len(start), dtype=bool), (start, end)), shape=(count, count))
-    _, piece = sparse.csgraph.connected_components(graph, directed=False)
+    graph = scipy.sparse.coo_matrix((np.ones(len(start), dtype=bool), (start, end)), shape=(count, count))
+    _, piece = scipy.sparse.csgraph.connected_components(graph, directed=False)
     result = keep_objects(fragments, np.bincount(fragments.ravel()) > 0)
     result[lost] = piece + 1 + int(result.max(initial=0))
     return result

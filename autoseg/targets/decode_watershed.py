@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from autoseg.targets.flooding import find_seeds, flood
 from autoseg.targets.object_maps import OpenSides, drop_small
@@ -60,5 +60,7 @@ def decode_components(
 ) -> np.ndarray:
     """Call every component (joined by faces or edges) of what is foreground an object: touching ones are one."""
     options = options or WatershedOptions()
-    found, _ = ndimage.label(foreground > options.foreground, ndimage.generate_binary_structure(foreground.ndim, 2))
+    found, _ = scipy.ndimage.label(
+        foreground > options.foreground, scipy.ndimage.generate_binary_structure(foreground.ndim, 2)
+    )
     return drop_small(found.astype(np.int32, copy=False), options.smallest, open_sides)

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage, sparse
+import scipy
 
 from autoseg.targets.object_maps import fine_axes, keep_objects, shifted
 
@@ -53,7 +53,7 @@ def find_seeds(core: np.ndarray, bridge: int = 1, spacing: Sequence[float] | Non
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the components of a mask, joined by faces; int32."""
-    found, count = ndimage.label(mask)
+    found, count = scipy.ndimage.label(mask)
     return np.asarray(found, dtype=np.int32), int(count)
 
 
@@ -80,8 +80,8 @@ def _join_wide(seeds: np.ndarray, num_seeds: int, mask: np.ndarray, bridge: int)
     edge, voxels = np.unique(edges, return_counts=True)
     low, high = edge // (num_seeds + 1), edge % (num_seeds + 1)
     wide = voxels > bridge
-    count = sparse.coo_matrix((wide.astype(np.int8), (low, high)), shape=(num_seeds + 1,) * 2).tocsr()
-    _, group = sparse.csgraph.connected_components(count.multiply(count.T), directed=False)
+    count = scipy.sparse.coo_matrix((wide.astype(np.int8), (low, high)), shape=(num_seeds + 1,) * 2).tocsr()
+    _, group = scipy.sparse.csgraph.connected_components(count.multiply(count.T), directed=False)
     joined = np.where(seeds > 0, group[seeds] + 1, 0)
     joined = keep_objects(joined, np.bincount(joined.ravel()) > 0)
     return joined, int(joined.max(initial=0))

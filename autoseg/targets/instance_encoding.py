@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from autoseg.targets.flooding import find_seeds, flood
 from autoseg.targets.object_maps import Offset, number_objects, shifted
@@ -141,7 +141,7 @@ def _near_distances(
 def _to_background(is_background: np.ndarray, width: float, unit: Sequence[float]) -> np.ndarray:
     if not is_background.any():
         return np.full(is_background.shape, np.inf, dtype=np.float32)
-    distance = ndimage.distance_transform_edt(~is_background, unit)
+    distance = scipy.ndimage.distance_transform_edt(~is_background, unit)
     return np.where(is_background | (distance > width), np.inf, distance).astype(np.float32)
 
 

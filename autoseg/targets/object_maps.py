@@ -7,7 +7,7 @@ Everything works on whole arrays.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from planners.object_numbers import number_objects
 
@@ -82,7 +82,7 @@ def reaches(ids: np.ndarray, count: int, open_sides: OpenSides | None) -> np.nda
 
 def fill_holes(ids: np.ndarray) -> np.ndarray:
     """Give each hole to the object around it: background that one object alone encloses, away from the frame."""
-    holes, count = ndimage.label(ids == 0)
+    holes, count = scipy.ndimage.label(ids == 0)
     outside = reaches(holes, count, [(True, True)] * ids.ndim)
     least = np.full(count + 1, np.iinfo(np.int32).max, dtype=np.int32)
     most = np.zeros(count + 1, dtype=np.int32)

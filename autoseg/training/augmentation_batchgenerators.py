@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from autoseg.errors import AutosegError, OptionError
+from autoseg.progress import say
 from autoseg.training import augmentation as recipe
 from autoseg.training.boxes import num_layers, read_box, shifted
 from autoseg.training.sampling import Batch, BatchSource, Sample, prefetch, sample_generator
@@ -65,7 +66,7 @@ def augmented_batches(
 
     Raises:
         OptionError: batchgenerators cannot be imported.
-        AutosegError: a worker failed.
+        AutosegError: a worker failed; or the only one ended by itself. Where one of several does, fewer go on.
     """
     if not source.augmented:
         yield from prefetch(source, epoch, steps, device)
@@ -73,13 +74,27 @@ def augmented_batches(
     if num_workers is None:
         num_workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     num_workers = min(num_workers, len(steps))
-    augmenter = _augmenter(source, epoch, steps, num_workers)
-    try:
-        for step in steps:
-            yield _batch(source, source.samples(epoch, step), _next(augmenter), device)
-    finally:
-        if num_workers:
-            augmenter._finish()  # there is no public way to end its processes
+    while len(steps):
+        augmenter = _augmenter(source, epoch, steps, num_workers)
+        try:
+            for step in steps:
+                item = _next(augmenter)
+                steps = steps[1:]
+                yield _batch(source, source.samples(epoch, step), item, device)
+        except WorkerEndedError as fault:
+            cases = ", ".join(dict.fromkeys(sample.case.id for sample in source.samples(epoch, steps[0])))
+            if num_workers < 2:
+                raise AutosegError(f"{fault} Its cases: {cases}") from fault
+            num_workers //= 2
+            fewer = f"going on with {num_workers}"
+            say(f"  a worker of the augmentation ended by itself, about at step {steps[0] + 1} ({cases}); {fewer}")
+        finally:
+            if num_workers:
+                augmenter._finish()  # there is no public way to end its processes
+
+
+class WorkerEndedError(AutosegError):
+    """A worker process is gone, and nobody has said why."""
 
 
 def _augmenter(source: BatchSource, epoch: int, steps: range, num_workers: int) -> Any:
@@ -105,9 +120,9 @@ def _next(augmenter: Any) -> Item:
             warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads: workers use numpy alone
             item: Item = next(augmenter)
     except RuntimeError as fault:
-        raise AutosegError(
-            f"a worker of the batchgenerators augmentation ended by itself ({fault}). If memory ran out, "
-            "use fewer processors or --set '*.training.augmentation.backend=\"torch\"'"
+        raise WorkerEndedError(
+            f"a worker of the batchgenerators augmentation ended by itself ({str(fault).strip()}). If memory ran out, "
+            "use fewer processors or --set '*.training.augmentation.backend=\"torch\"'."
         ) from fault
     if "fault" in item:
         raise AutosegError(f"a worker of the batchgenerators augmentation failed:\n{item['fault']}")

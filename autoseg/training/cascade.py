@@ -40,7 +40,9 @@ def open_cases(run: RunFolder, plan: Plan, name: str, ids: Sequence[str]) -> lis
         return cases
     found = [(case, find_previous(run.store(name), case.id)) for case in cases]
     return [
-        case if previous is None or previous.record.origin.grid != _digest(case.grid) else case.with_previous(previous)
+        case.with_previous(previous)
+        if previous is not None and previous.record.origin.grid == _grid_digest(case.grid, fed)
+        else case
         for case, previous in found
     ]
 
@@ -115,26 +117,29 @@ class NextStages:
         part = LogitsPart(logits_KZYX=logits_KZYX, grid=case.grid, resampling=resampling)
         for fed in self.fed:
             grid = _grid_of(case, fed)
-            segmentation = previous_segmentation([part], self.target, grid)
-            write_previous(self.job.run.store(fed.name), case.id, segmentation, self._origin(case, grid))
+            segmentation = previous_segmentation([part], self.target, grid, by_label=fed.previous_resampling)
+            write_previous(self.job.run.store(fed.name), case.id, segmentation, self._origin(case, fed))
 
     def are_complete(self) -> bool:
         """Tell whether everything that this fold has to leave is there, made from its weights as they are now."""
-        cases = [*self.job.validation_cases, *self.further_cases]
-        return all(self._is_made(case, fed) for fed in self.fed for case in cases if case.id in self.ids)
+        return all(self.has(case) for case in [*self.job.validation_cases, *self.further_cases])
+
+    def has(self, case: StoredCase) -> bool:
+        """Tell whether all that is to be left of a case is there, made from the weights as they are now."""
+        return case.id not in self.ids or all(self._is_made(case, fed) for fed in self.fed)
 
     def _is_made(self, case: StoredCase, fed: Configuration) -> bool:
         found = find_previous(self.job.run.store(fed.name), case.id)
-        return found is not None and found.record.origin == self._origin(case, _grid_of(case, fed))
+        return found is not None and found.record.origin == self._origin(case, fed)
 
-    def _origin(self, case: StoredCase, grid: CaseGrid) -> Origin:
+    def _origin(self, case: StoredCase, fed: Configuration) -> Origin:
         assert isinstance(self.job.fold, int)
         return Origin(
             configuration=self.job.configuration.name,
             fold=self.job.fold,
             weights=self.weights,
             case=records.digest([case.digest, case.previous and case.previous.record.origin]),
-            grid=_digest(grid),
+            grid=_grid_digest(_grid_of(case, fed), fed),
         )
 
     def _ids(self) -> tuple[str, ...]:
@@ -164,8 +169,10 @@ def _all_cases(job: FoldJob) -> list[StoredCase]:
     return list({case.id: case for case in (*job.train_cases, *job.validation_cases)}.values())
 
 
-def _digest(grid: CaseGrid) -> str:
-    return records.digest(grid)
+def _grid_digest(grid: CaseGrid, fed: Configuration) -> str:
+    """Identify where a previous segmentation lies, and how it came there where that is not by its logits."""
+    by_label = fed.previous_resampling
+    return records.digest(grid if by_label is None else [grid, by_label])
 
 
 def _some(ids: Sequence[str]) -> str:

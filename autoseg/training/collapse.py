@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoseg.data.check_problem import count
+from autoseg.evaluation.overlap import CaseScore
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder
 from autoseg.targets import Target
 
 PATIENCE = 10
 """Epochs in a row. Assumption: on all datasets tried here a network leaves the background within its first three."""
+SHOWN = 5
+"""Cases that are named; those with the largest labels first."""
 LEAST = 3
 """Epochs in a row where a training is so short that a fifth of it is fewer than ``PATIENCE``."""
 
@@ -23,9 +27,9 @@ def tell_collapse(run: RunFolder, name: str, rows: Sequence[Mapping[str, Any]], 
         epochs: of the whole training.
         target: what the network is trained against.
     """
-    count = collapsed_for(rows)
-    if count == patience(epochs):
-        text = collapse_text(name, count, finds_objects=target.finds_objects)
+    collapsed = collapsed_for(rows)
+    if collapsed == patience(epochs):
+        text = collapse_text(name, collapsed, finds_objects=target.finds_objects)
         say(f"  {text}")
         run.log("collapse", fold=name, epoch=rows[-1]["epoch"] + 1, because=text)
 
@@ -63,6 +67,25 @@ def collapse_text(name: str, count: int, *, finds_objects: bool = False) -> str:
         f"{name}: for {count} epochs the network has predicted {alone}, though the labels hold {some}. "
         "Look whether labels lie on their images (autoseg report shows pictures); for very small structures try "
         "--set '*.training.foreground_fraction=0.5', or a lower rate, --set '*.training.learning_rate=0.001'"
+    )
+
+
+def empty_text(name: str, scores: Sequence[CaseScore]) -> str:
+    """Name the validation cases in which nothing was found though their labels hold something; empty without any.
+
+    Args:
+        name: of the fold.
+        scores: of its validation cases.
+    """
+    empty = [row for row in scores if any(row.num_labelled) and not any(row.num_predicted)]
+    if not empty:
+        return ""
+    empty.sort(key=lambda row: -sum(row.num_labelled))
+    shown = ", ".join(f"{row.case} ({count(sum(row.num_labelled), 'labelled voxel')})" for row in empty[:SHOWN])
+    more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+    return (
+        f"{name}: an empty prediction for {len(empty)} of {count(len(scores), 'validation case')} whose labels are "
+        f"not: {shown}{more}. Look at them in the report: is the image like the others, does the label lie on it?"
     )
 
 

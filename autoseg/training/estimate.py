@@ -109,8 +109,10 @@ def _step_s(trainer: FoldTrainer, clock: Clock) -> float:
     moments = [clock()]
     source = trainer.source(trainer.job.train_cases, augment=True)
     batches = trainer.batches(source, 0, range(WARM_STEPS + TIMED_STEPS))
+    computing.keep_memory(trainer.compute, False)  # until the first step is made, as training does
     for batch in batches:
         trainer.step(batch)
+        computing.keep_memory(trainer.compute)
         moments.append(clock())
         if moments[-1] - moments[0] > LONG_S and len(moments) > 2:
             break

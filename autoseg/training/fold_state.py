@@ -7,7 +7,7 @@ save overwrites.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from autoseg.compute import Precision
 from autoseg.errors import RunFolderError
+from autoseg.networks.checkpoint import CHECKSUM, checksum
 from autoseg.run_folder import FoldFolder, write_atomic
 from autoseg.training.schedule import Bend
 from planners import records
@@ -27,6 +28,9 @@ from planners.plan import Configuration
 
 FAULTS = (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError)
 """What reading a damaged state may raise."""
+
+NETWORK = "network."
+"""Beginning of the names of weights in a state."""
 
 LENGTH = ("epochs", "patience", "momentum_spans")
 """Fields of ``Training`` that only go with its length: a fold may be given others and go on."""
@@ -94,15 +98,29 @@ class Counters:
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
     """Write weights, momentum and counters of one step into one file, whole or not at all."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    write_state(path, collect_state(network, optimizer), counters_text(counters))
+
+
+def collect_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Name the tensors of a state: they go on changing with the training."""
+    tensors = {f"{NETWORK}{name}": value for name, value in network.state_dict().items()}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     for parameter, state in optimizer.state.items():
         buffer = state.get("momentum_buffer")
         if buffer is not None:
             tensors[f"momentum.{names[id(parameter)]}"] = buffer
+    return tensors
+
+
+def counters_text(counters: Counters) -> str:
+    """Word the counters as they are now, for the file."""
+    return json.dumps(dataclasses.asdict(counters))
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], counters: str) -> None:
+    """Write what :func:`collect_state` has named and :func:`counters_text` has worded, whole or not at all."""
     flat = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
-    metadata = {"counters": json.dumps(dataclasses.asdict(counters))}
-    write_atomic(path, save(flat, metadata=metadata))
+    write_atomic(path, save(flat, metadata={"counters": counters, CHECKSUM: checksum(flat)}))
 
 
 def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Counters:
@@ -115,6 +133,9 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         with safe_open(path, framework="pt") as file:
             counters = _counters(file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            wanted = file.metadata().get(CHECKSUM)  # files of before have none
+        if wanted is not None and checksum(tensors) != wanted:
+            raise ValueError("its tensors are not those that were written")
         network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
     except FAULTS as fault:
         raise RunFolderError(_unusable(path, fault)) from fault
@@ -156,10 +177,25 @@ def append_progress(folder: FoldFolder, row: dict[str, Any]) -> None:
 
 
 def read_progress(folder: FoldFolder) -> list[dict[str, Any]]:
-    """Read one dict per finished epoch; empty where there is none."""
+    """Read one dict per finished epoch; empty where there is none.
+
+    Raises:
+        RunFolderError: a line is no JSON object.
+    """
     if not folder.progress.exists():
         return []
-    return [json.loads(line) for line in folder.progress.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(folder.progress.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+            if row is not None:
+                rows.append({**row, "epoch": int(row["epoch"])})
+        except (ValueError, KeyError, TypeError, RecursionError) as fault:
+            raise RunFolderError(
+                f"{folder.progress}, line {number}, is no line of an epoch ({fault}). Delete that line: it is the "
+                "curve of one epoch, and training goes on without it"
+            ) from fault
+    return rows
 
 
 def drop_progress(folder: FoldFolder, epoch: int) -> None:

@@ -8,45 +8,56 @@ import dataclasses
 import time
 from pathlib import Path
 
-import torch
-
+from autoseg import room
 from autoseg.compute import Compute, free_device, prepare
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DeviceError, OptionError, RunFolderError
 from autoseg.evaluation.overlap import Scores
 from autoseg.inference.out_of_fold import choice_is_current, logits_file
+from autoseg.locks import hold
 from autoseg.options import ALL_DATA
 from autoseg.progress import say
-from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, lock
+from autoseg.run_folder import FOLD_LOCK, FoldFolder, RunFolder, RunRecord, remove_leftovers
 from autoseg.targets import make_target
 from autoseg.training.cascade import NextStages, check_previous, open_cases, previous_digest
 from autoseg.training.case_losses import measure_case_losses
-from autoseg.training.collapse import missed_text
+from autoseg.training.collapse import empty_text, missed_text
 from autoseg.training.fold_state import FoldRecord, decode_digest, identity
 from autoseg.training.step_downs import adopt, are_related, give_way, own_configuration
 from autoseg.training.time_limit import time_limit
 from autoseg.training.trainer import FoldJob, train_fold
-from autoseg.training.validation import validate_fold
+from autoseg.training.validation import check_unchanged, validate_fold
 from planners import records
+from planners.host_memory import loading_bytes, training_bytes
 from planners.plan import Plan
 
 MOST_STEPS_DOWN = 10
 """Assumption: ten steps take a batch of 60 to 14; a device that still runs out then is not this program's alone."""
 
 
-def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> None:
+def train_and_validate(run: RunFolder, configuration: str, fold: int | str, *, wait: bool = False) -> None:
     """Bring one fold to its end: trained, its validation cases predicted and scored. Does only what is missing.
+
+    Args:
+        run: the run.
+        configuration, fold: what is trained.
+        wait: where another process works on the fold, wait for it and do what it has left, instead of raising.
 
     Raises:
         RunFolderError: the fold was made from something else, or another process works on it.
         OptionError: there is no such fold.
+        DatasetError: a case has changed since it was preprocessed.
     """
     job = fold_job(run, configuration, fold)
-    with lock(job.folder.root / ".lock"):
+    with hold(job.folder.root / FOLD_LOCK, wait=wait) as waited:
+        job = fold_job(run, configuration, fold) if waited else job
+        remove_leftovers(job.folder.root)
         prepare(job.compute)
         check_previous(job)
         record = _bind(job)
         if not record.finished:
+            files = {item.id: item for item in run.read(RunRecord, run.run_file).cases}
+            check_unchanged([*job.train_cases, *job.validation_cases], files, missing=False)  # training needs none
             job, record = _train(job, record)
             measure_case_losses(job)
             record = dataclasses.replace(record, finished=True)
@@ -62,15 +73,17 @@ def train_and_validate(run: RunFolder, configuration: str, fold: int | str) -> N
 
 
 def _tell_missed(job: FoldJob, scores: Scores) -> None:
-    """Name the classes that no prediction holds though labels do."""
+    """Name the classes that no prediction holds though labels do, and the cases in which nothing was found."""
     labelled, predicted = (
         [sum(row[index] for row in rows) for index in range(len(scores.structures))]
         for rows in ([row.num_labelled for row in scores.cases], [row.num_predicted for row in scores.cases])
     )
-    text = missed_text(job.name, scores.structures, labelled, predicted)
-    if text:
-        say(f"  {text}")
-        job.run.log("missed", fold=job.name, because=text)
+    missed = missed_text(job.name, scores.structures, labelled, predicted)
+    empty = empty_text(job.name, scores.cases)
+    for event, text in (("missed", missed), ("empty-predictions", empty)):
+        if text:
+            say(f"  {text}")
+            job.run.log(event, fold=job.name, because=text)
 
 
 def _train(job: FoldJob, record: FoldRecord) -> tuple[FoldJob, FoldRecord]:
@@ -94,11 +107,24 @@ def _train(job: FoldJob, record: FoldRecord) -> tuple[FoldJob, FoldRecord]:
 
 
 def _fits(job: FoldJob) -> bool:
-    """Train to the end, or tell that memory did not suffice; what the error holds on to is let go here."""
+    """Train to the end, or tell that the device's memory did not suffice; what the error holds on to is let go here.
+
+    Raises:
+        RoomError: main memory did not suffice. It is other programs' too, so nothing is stepped down for it.
+    """
     try:
         train_fold(job)
-    except torch.OutOfMemoryError:
-        return False
+    except Exception as fault:
+        if room.is_device_full(fault):
+            return False
+        if not room.is_no_memory(fault):
+            raise
+        settings = {"with_ids": bool(job.plan.labels.instance_classes)}
+        if job.compute.device == "cpu":
+            needed = training_bytes(job.configuration, half=job.compute.precision != "fp32", **settings)
+        else:
+            needed = loading_bytes(job.configuration, **settings)
+        raise room.no_memory(fault, f"training {job.name}", needed) from fault
     return True
 
 
@@ -213,6 +239,16 @@ def _needs_validation(job: FoldJob, record: FoldRecord, keep_logits: bool) -> bo
     if not keep_logits or choice_is_current(job.run):
         return False
     return not all(logits_file(job.folder, case.id).exists() for case in job.validation_cases)
+
+
+def is_trained(run: RunFolder, plan: Plan, configuration: str, fold: int | str) -> bool:
+    """Tell whether a fold is trained for as many epochs as the plan says, and validated where it has cases for that."""
+    file = run.fold(configuration, fold).record
+    if not file.exists():
+        return False
+    found = run.read(FoldRecord, file)
+    validated = fold == ALL_DATA or found.validated == found.epochs
+    return found.finished and validated and found.epochs >= plan.configuration(configuration).training.epochs
 
 
 def trained_folds(run: RunFolder, configuration: str) -> tuple[tuple[int | str, FoldFolder], ...]:

@@ -173,7 +173,7 @@ def _keep_one(run: RunFolder, plan: Plan, name: str, model: TrainedModel, source
     """Fit and keep the weights of one configuration, unless the file there was made of the same; give its digest."""
     item, path = plan.configuration(name), run.initial_weights(name)
     given = model.weights[source]
-    network = [item.architecture, item.inputs, item.target, item.training.seed]
+    network = [item.architecture, identity_json(item.inputs), item.target, item.training.seed]
     made_from = records.digest([network, plan.channels, plan.labels, given.digest])
     if path.exists() and load_weights(path)[1].get("made_from") == made_from:
         return weights_digest(path)

@@ -1,22 +1,26 @@
-"""Being asked to stop: Ctrl-C and a polite kill end a training after its step, with its state saved."""
+"""Being asked to stop: Ctrl-C and a polite kill end a training after its step, with its state saved.
+
+A cluster that takes its node back sends SIGTERM, some of them twice, and SIGKILL half a minute later.
+"""
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-from autoseg.progress import say
+from autoseg.stopping import Stopped, say_at_once
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Stopped):
     """Ctrl-C was pressed or the process was asked to end; the state is saved."""
 
 
 class Interruption:
-    """While it is entered, SIGINT and SIGTERM set ``asked``; the second of them stops at once."""
+    """While it is entered, SIGINT and SIGTERM set ``asked``; another Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.number: int = signal.SIGINT
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -35,10 +39,12 @@ class Interruption:
             Interrupted: it was asked for.
         """
         if self.asked:
-            raise Interrupted
+            raise Interrupted(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise Stopped(number)
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        say("  finishing this step and saving (once more to stop at once) …")
+            return
+        self.asked, self.number = True, number
+        say_at_once("  finishing this step and saving (Ctrl-C once more to stop at once) …")

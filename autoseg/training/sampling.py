@@ -8,6 +8,7 @@ makes the patches from them. Where labels are encoded on the way, which takes pr
 makes whole batches for every device; on a GPU in a stream of its own, so that it waits for its own work alone.
 """
 
+import contextlib
 import functools
 import queue
 import threading
@@ -262,6 +263,8 @@ def prefetch(source: BatchSource, epoch: int, steps: range, device: torch.device
         started.set()
         for step in steps:
             item = _outcome(prepare, epoch, step, device)
+            if isinstance(item, Exception):
+                _name_cases(item, source, epoch, step)
             while not stopped.is_set() and not _offer(ready, item):
                 pass
             if stopped.is_set() or isinstance(item, BaseException):
@@ -307,6 +310,13 @@ def _received(batch: Batch) -> Batch:
         if tensor is not None and tensor.is_cuda:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return batch
+
+
+def _name_cases(fault: Exception, source: BatchSource, epoch: int, step: int) -> None:
+    """Note on a fault whose patches were being made."""
+    with contextlib.suppress(Exception):  # the fault may be in drawing them
+        cases = dict.fromkeys(sample.case.id for sample in source.samples(epoch, step))
+        fault.add_note(f"while making a batch of {', '.join(cases)}")
 
 
 def _outcome(prepare: Callable[..., Batch | Gathered], *place: Any) -> Batch | Gathered | BaseException:

@@ -5,15 +5,12 @@ keeps the one it was trained with, which lies beside its weights (``configuratio
 configurations came from one another by steps down, so that a fold of any of them is still a fold of the plan.
 """
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
 
-from autoseg.errors import RunFolderError
+from autoseg.locks import hold
 from autoseg.planning import write_by_program
 from autoseg.progress import say
-from autoseg.run_folder import FoldFolder, RunFolder, RunRecord, lock
+from autoseg.run_folder import FoldFolder, RunFolder, RunRecord
 from autoseg.training.fold_state import FoldRecord, identity
 from planners import records
 from planners.decision import times
@@ -22,9 +19,6 @@ from planners.step_down import RULE, step_down
 
 LINEAGE = "steps down of {name}"
 """Key in ``RunRecord.made_from``: digests of configurations, in groups that came from one another."""
-
-WAIT_S = 60.0
-"""Assumption: another process that writes a plan is done by then."""
 
 
 def give_way(run: RunFolder, tried: Configuration, because: str) -> Plan:
@@ -38,7 +32,7 @@ def give_way(run: RunFolder, tried: Configuration, because: str) -> Plan:
     Raises:
         PlanError: nothing is left to give up.
     """
-    with _alone(run):
+    with hold(run.root / ".step_down.lock", wait=True):  # others of this run must not step down at the same time
         plan = run.read(Plan, run.plan_file)
         if digest_of(plan.configuration(tried.name)) != digest_of(tried):
             return plan
@@ -142,19 +136,3 @@ def adopt(run: RunFolder, folder: FoldFolder, found: FoldRecord, wanted: Configu
     run.write(wanted, folder.configuration)  # before the record: a kill in between leaves a fold to be adopted again
     run.write(record, folder.record)
     return record
-
-
-@contextlib.contextmanager
-def _alone(run: RunFolder) -> Iterator[None]:
-    """Keep other processes of this run from stepping down at the same time; wait for one that is at it."""
-    deadline = time.monotonic() + WAIT_S
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock(run.root / ".step_down.lock"))
-                break
-            except RunFolderError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        yield

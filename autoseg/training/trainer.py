@@ -5,6 +5,7 @@ Read ``FoldTrainer.run`` first, then the step between the two ruled comments.
 Source: Isensee et al. 2021 (nnU-Net), Methods; constants as in nnU-Net v2.8.1.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,7 +21,7 @@ from autoseg import compute as computing
 from autoseg.compute import Compute
 from autoseg.errors import AutosegError
 from autoseg.evaluation.overlap import mean_of
-from autoseg.networks import build_network, save_weights
+from autoseg.networks import build_network
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import duration, meter, say
 from autoseg.run_folder import FoldFolder, RunFolder
@@ -34,7 +35,6 @@ from autoseg.training.fold_state import (
     drop_progress,
     load_state,
     read_progress,
-    save_state,
     spent_s,
 )
 from autoseg.training.interruption import Interrupted, Interruption
@@ -42,6 +42,7 @@ from autoseg.training.loggers import open_loggers
 from autoseg.training.momentum import carry_over, fit_momentum, momentum_text
 from autoseg.training.outlook import say_outlook
 from autoseg.training.sampling import Batch, BatchSource, prefetch
+from autoseg.training.saving import Saver
 from autoseg.training.schedule import end_at, final_anneal, last_epoch, learning_rate
 from autoseg.training.start import freeze, put_initial_weights
 from autoseg.training.time_limit import TimeLimit
@@ -95,6 +96,7 @@ class FoldTrainer:
         self.clock = clock
         self.mark = self.saved_at = clock()
         self.job = job
+        self.saver = Saver(job.folder, clock)
         self.training = fit_momentum(job.configuration.training)
         self.compute = job.compute
         self.target = make_target(job.configuration.target, job.plan.labels, self.training)
@@ -116,7 +118,7 @@ class FoldTrainer:
         self.strides = [output.stride for output in job.configuration.architecture.outputs]
         self.counters = Counters(
             precision=self.compute.precision,
-            loss_scale=_first_loss_scale(self.compute),
+            loss_scale=2.0**14 if self.compute.precision == "fp16" else 1.0,  # assumption: high; overflows halve it
             momentum=self.training.momentum,
         )
         self.interruption = Interruption()
@@ -130,16 +132,19 @@ class FoldTrainer:
             Interrupted: the user pressed Ctrl-C, or the process was told to end; the state is saved.
             AutosegError: the loss stays not finite; the message names the cases.
         """
+        computing.keep_memory(self.compute, False)  # until the first step is made
         self._begin()
         say(f"  {HEADER}")
         first = self.counters.epoch
-        with self.interruption, open_loggers(self.job.run, self.job.folder, self.job.configuration) as log:
-            while self.counters.epoch < last_epoch(self.training, self.counters.bend):
-                log(self._epoch())
-                if self.counters.epoch == first + 1:
-                    say_outlook(self.job.run)
-                self.interruption.raise_if_asked()
-        self._save()
+        with contextlib.closing(self.saver):
+            with self.interruption, open_loggers(self.job.run, self.job.folder, self.job.configuration) as log:
+                while self.counters.epoch < last_epoch(self.training, self.counters.bend):
+                    log(self._epoch())
+                    if self.counters.epoch == first + 1:
+                        say_outlook(self.job.run)
+                    self.interruption.raise_if_asked()
+            self._save()
+        computing.keep_memory(self.compute)  # also where no step was left to make
 
     def _begin(self) -> None:
         """Take up the saved state; without one begin with the plan's initial weights."""
@@ -223,7 +228,8 @@ class FoldTrainer:
             "seconds": counters.seconds,
             "step_seconds": (trained - started) / max(self.training.steps_per_epoch - first, 1),
             "validation_seconds": validated - trained,
-            "data_wait_fraction": waited / max(validated - started, 1e-9),
+            "data_wait_fraction": waited / max(trained - started, 1e-9),
+            "saving_seconds": self.saver.newly_waited_s(),
             "skipped_steps": counters.skipped,
         }
         append_progress(self.job.folder, row)
@@ -234,7 +240,7 @@ class FoldTrainer:
         say(f"  {epoch_line(row, end)}")
         tell_collapse(self.job.run, self.job.name, read_progress(self.job.folder), self.training.epochs, self.target)
         if improved:
-            self._save_weights(self.job.folder.weights_best)
+            self.saver.save_best(self.network, self._meta())
         if counters.epoch >= end or self.interruption.asked or self.clock() - self.saved_at > SAVE_INTERVAL_S:
             self._save()
         return row
@@ -266,6 +272,7 @@ class FoldTrainer:
         for batch in self.batches(source, epoch, steps):
             waited += self.clock() - asked
             loss = self.step(batch)
+            computing.keep_memory(self.compute)
             self._count(loss, batch, epoch)
             self.counters.step += 1
             tick(1)
@@ -345,6 +352,7 @@ class FoldTrainer:
         """Go back to the last saved weights and go on in float32."""
         say(f"  {self.job.name}: not finite {NON_FINITE_LIMIT} times in a row; last saved weights, float32 from here")
         self.job.run.log("recovered", fold=self.job.name, step=self.counters.step, precision="fp32")
+        self.saver.close()
         if self.job.folder.state.exists():
             saved = load_state(self.job.folder.state, self.network, self.optimizer)
             carry_over(saved, self.optimizer, self.job.configuration.training, self.training)
@@ -372,13 +380,12 @@ class FoldTrainer:
 
     def _save(self) -> None:
         self._count_time()
-        save_state(self.job.folder.state, self.network, self.optimizer, self.counters)
-        self._save_weights(self.job.folder.weights_last)
         self.saved_at = self.clock()
+        self.saver.save(self.network, self.optimizer, self.counters, self._meta())
 
-    def _save_weights(self, path: Any) -> None:
+    def _meta(self) -> dict[str, str]:
         step = self.counters.epoch * self.training.steps_per_epoch + self.counters.step
-        save_weights(path, self.network, {"step": str(step), "configuration": self.job.configuration.name})
+        return {"step": str(step), "configuration": self.job.configuration.name}
 
 
 def train_fold(job: FoldJob) -> None:
@@ -390,7 +397,3 @@ def train_fold(job: FoldJob) -> None:
     best = max((row["ema_dice"] for row in rows if row["ema_dice"] is not None), default=None)
     shown = "none (no foreground in the validation patches)" if best is None else f"{best:.3f}"
     say(f"  {job.name}: trained in {duration(time.monotonic() - started)}; best smoothed validation Dice {shown}")
-
-
-def _first_loss_scale(compute: Compute) -> float:
-    return 2.0**14 if compute.precision == "fp16" else 1.0  # assumption: high, and halved whenever it overflows

@@ -1,7 +1,7 @@
 """After training: predict the fold's validation cases whole, as new images would be, and score them."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from autoseg import compute as computing
+from autoseg.data.check_problem import count
 from autoseg.data.io import open_image, write_segmentation
+from autoseg.errors import DatasetError
 from autoseg.evaluation.overlap import CaseScore, Scores, collect, score_case, structures_of
 from autoseg.inference.confidence import ConfidenceWatcher, WatchedCase, collect_confidence
 from autoseg.inference.export import LogitsPart, segment
@@ -19,6 +21,7 @@ from autoseg.inference.kept_logits import keep_logits as keep_logits_of
 from autoseg.inference.out_of_fold import logits_file, prediction_file, read_label
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
 from autoseg.networks import build_network, load_weights
+from autoseg.preprocessing.stamps import stamp_files
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import say, track
 from autoseg.run_folder import CaseFiles, RunRecord
@@ -26,6 +29,7 @@ from autoseg.targets import make_target
 from autoseg.targets.instance_target import InstanceTarget
 from autoseg.training.cascade import NextStages
 from autoseg.training.trainer import FoldJob
+from autoseg.training.validated_cases import ValidatedCases
 from planners.decision import cases as count_cases
 
 Validated = tuple[CaseScore, WatchedCase | None]
@@ -39,29 +43,41 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
         job: the fold.
         keep_logits: leave the logits beside the predictions, for judging ensembles and for fitting decoders.
 
+    Raises:
+        DatasetError: a case has changed since it was preprocessed.
+
     Returns:
         The scores; they are written to ``scores.json`` of the fold, the predictions to ``validation/``, and what the
         network expects of them to ``confidence.json``.
     """
     files = {item.id: item for item in job.run.read(RunRecord, job.run.run_file).cases}
+    check_unchanged(job.validation_cases, files)
     following = NextStages(job)
     network = trained_network(job)
     cases, further = job.validation_cases, following.further_cases
     if further:
         names = ", ".join(item.name for item in following.fed)
         say(f"  {job.name}: segments {len(further)} cases for {names} that no fold validates, though it may know them")
+    kept = ValidatedCases(job, keep_logits=keep_logits)
     validated: list[Validated] = []
     pending: Future[Validated | None] | None = None
     with ThreadPoolExecutor(1) as writer:
         for case in track([*cases, *further], len(cases) + len(further), f"{job.name}, validation"):
+            before = kept.find(case, files[case.id]) if following.has(case) else None
+            if before is not None:
+                _collect(pending, validated)
+                validated.append(before)
+                pending = None
+                continue
             logits = case_logits(job, network, case)
             _collect(pending, validated)
             write = functools.partial(_write_and_score, job, case, files[case.id], logits, keep_logits)
-            pending = writer.submit(_finish, following, case, logits, None if case in further else write)
+            pending = writer.submit(_finish, following, case, logits, None if case in further else write, kept)
         _collect(pending, validated)
     result = collect((score for score, _ in validated), [item.name for item in structures_of(job.plan.labels)])
     _keep_confidence(job, validated)
     job.run.write(result, job.folder.scores)
+    kept.remove()
     dice = ", ".join(
         f"{name} {'absent' if value is None else f'{value:.4f}'}"
         for name, value in zip(result.structures, result.dice, strict=True)
@@ -69,6 +85,37 @@ def validate_fold(job: FoldJob, *, keep_logits: bool) -> Scores:
     mean = "absent" if result.mean_dice is None else f"{result.mean_dice:.4f}"
     say(f"  {job.name}: mean Dice {mean} over {count_cases(len(validated))} ({dice})")
     return result
+
+
+def check_unchanged(cases: Sequence[StoredCase], files: Mapping[str, CaseFiles], *, missing: bool = True) -> None:
+    """Refuse to go on where a case is not what the store was made from: two versions of it would be mixed.
+
+    Args:
+        cases: of the store.
+        files: of each on the user's disk.
+        missing: refuse files that are not there, too.
+
+    Raises:
+        DatasetError: some have changed since they were preprocessed; the message names them.
+    """
+    changed = []
+    for case in (case for case in cases if case.id in files):
+        own, known = files[case.id], case.record.files
+        named = (*own.images, *(path for path in (own.label, own.classes) if path is not None))
+        try:
+            found = stamp_files(map(Path, named), known)
+        except OSError as fault:
+            changed += [f"{case.id}: {fault.filename} cannot be read ({fault.strerror})"] if missing else []
+            continue
+        other = [now.name for now, before in zip(found, known, strict=False) if now.content != before.content]
+        if known and (other or len(found) != len(known)):
+            changed.append(f"{case.id}: {', '.join(other) or 'other files than before'}")
+    if changed:
+        raise DatasetError(
+            f"{count(len(changed), 'case')} changed after being preprocessed, so training and labels do not go "
+            f"together any more:\n  " + "\n  ".join(changed) + "\nPut the files back and run the same command again; "
+            "or keep the change and run in a new folder (--out)"
+        )
 
 
 def trained_network(job: FoldJob) -> nn.Module:
@@ -91,10 +138,18 @@ def case_logits(job: FoldJob, network: nn.Module, case: StoredCase) -> np.ndarra
 
 
 def _finish(
-    following: NextStages, case: StoredCase, logits_KZYX: np.ndarray, write: Callable[[], Validated] | None
+    following: NextStages,
+    case: StoredCase,
+    logits_KZYX: np.ndarray,
+    write: Callable[[], Validated] | None,
+    kept: ValidatedCases,
 ) -> Validated | None:
     following.write(case, logits_KZYX)
-    return None if write is None else write()
+    if write is None:
+        return None
+    score, watched = write()
+    kept.keep(case, score, watched)
+    return score, watched
 
 
 def _collect(pending: "Future[Validated | None] | None", validated: list[Validated]) -> None:
@@ -126,6 +181,7 @@ def _write_and_score(
         keep_logits_of(logits_file(job.folder, case.id), logits_KZYX, relative=target.relative)
     if isinstance(target, InstanceTarget):
         return _write_and_score_objects(job, case, files, part, target)
+    check_unchanged([case], {case.id: files})
     label = read_label(files, job.plan)
     watcher = ConfidenceWatcher(target, labels, label, case.annotated_classes) if target.pointwise else None
     segmentation = segment([part], target, job.plan, watch=watcher)

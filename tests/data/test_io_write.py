@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autoseg.data import io
 from autoseg.data.image import Geometry, flat_geometry
 from autoseg.data.io_write import WRITERS, check_ids_fit, write_values
-from autoseg.errors import ImageError
+from autoseg.errors import ImageError, RoomError
 
 Volume = Callable[..., np.ndarray]
 Same = Callable[..., None]
@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(ImageError, match=r"a.nii.gz cannot be written: No space left on device"):
+    with pytest.raises(RoomError, match=r"a.nii.gz cannot be written: the disk is full"):
         io.write_segmentation(path, np.zeros((2, 3, 4), np.uint8), PLAIN_3D)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["a.nii.gz"]

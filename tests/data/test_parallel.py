@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from autoseg import room
 from autoseg.data import parallel
 from autoseg.data.parallel import MemoryGate, default_threads, for_each_case, host_memory_bytes
-from autoseg.errors import DatasetError, ImageError
+from autoseg.errors import DatasetError, ImageError, RoomError
 from planners.records import PlanError
 
 
@@ -41,7 +42,10 @@ def test_the_memory_held_at_one_time_stays_within_the_total() -> None:
 def test_all_faults_are_listed_by_case_and_the_others_are_done() -> None:
     done = []
 
+    tried = []
+
     def work(number: int, gate: MemoryGate) -> None:
+        tried.append(number)
         with gate.hold(1):
             if number == 1:
                 raise ImageError("cannot be read")
@@ -53,13 +57,38 @@ def test_all_faults_are_listed_by_case_and_the_others_are_done() -> None:
 
     with pytest.raises(DatasetError) as caught:
         for_each_case(work, [(f"c{number}", number) for number in range(7)], "measuring")
-    assert str(caught.value).splitlines() == [
+    *lines, last = str(caught.value).splitlines()
+    assert lines == [
         "measuring: 3 of 7 cases failed, the others are done",
         "  case c1: cannot be read",
         "  case c3: value 7 is not declared",
-        "  case c5: MemoryError",
     ]
+    assert last.startswith("  case c5: main memory ran out; ")
     assert sorted(done) == [0, 2, 4, 6]
+    assert sorted(tried) == [0, 1, 2, 3, 4, 5, 5, 6], "what memory did not suffice for is tried once more, alone"
+
+
+def test_a_full_disk_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(number: int, gate: MemoryGate) -> None:
+        if number == 2:
+            raise OSError("1000 requested and 200 written")  # numpy's words
+
+    with pytest.raises(RoomError, match="the disk is full"):
+        for_each_case(work, [(f"c{number}", number) for number in range(40)], "measuring", threads=1)
+
+
+def test_memory_that_sufficed_alone_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    tried: list[int] = []
+
+    def work(number: int, gate: MemoryGate) -> int:
+        tried.append(number)
+        if tried.count(number) == 1 and number in (1, 2):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes")
+        return number
+
+    found = for_each_case(work, [(f"c{number}", number) for number in range(4)], "measuring", threads=2)
+    assert list(found.items()) == [("c0", 0), ("c1", 1), ("c2", 2), ("c3", 3)]
+    assert "memory did not suffice for c1, c2 beside others" in capsys.readouterr().err
 
 
 def test_our_own_bug_is_raised_as_it_is_and_names_the_case() -> None:
@@ -101,7 +130,7 @@ def test_memory_of_a_container_limits_what_may_be_used(tmp_path: Path, monkeypat
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("600000\n")
     (tmp_path / "memory.stat").write_text("anon 100000\ninactive_file 350000\n")
-    monkeypatch.setattr(parallel, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(room, "CONTROL_GROUPS", tmp_path)
     assert host_memory_bytes() == int(0.8 * 750_000), "files that the kernel can drop are free"
     (tmp_path / "memory.max").write_text("max\n")
     assert host_memory_bytes() > 10**7

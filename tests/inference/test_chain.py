@@ -105,6 +105,28 @@ def by_hand(run, name, image, folds=(0, 1)):
     return chaining.LogitsPart(logits_KZYX=logits.numpy(), grid=case.grid, resampling=configuration.resampling), target
 
 
+def test_a_plan_may_ask_for_the_previous_segmentation_by_label(run, monkeypatch):
+    plan, asked = run.read(Plan, run.plan_file), []
+    original = previous_segmentation
+
+    def noted(*arguments):
+        asked.append(arguments[4])
+        return original(*arguments)
+
+    monkeypatch.setattr(chaining, "previous_segmentation", noted)
+    mid = plan.configuration("mid")
+    inputs = (mid.inputs[0], dataclasses.replace(mid.inputs[1], through="segmentation"))
+    changed = tuple(dataclasses.replace(mid, inputs=inputs) if i == mid else i for i in plan.configurations)
+    choose(run, "high")
+    before = Predictor(run.root)
+    before.predict(IMAGE)
+    run.write(dataclasses.replace(plan, configurations=changed), run.plan_file)
+    after = Predictor(run.root)
+    after.predict(IMAGE)
+    assert asked == [None, None, mid.resampling, None], "low → mid, mid → high"
+    assert digest_of(before.selection, before.plan) != digest_of(after.selection, after.plan)
+
+
 @pytest.mark.parametrize(("name", "order"), [("mid", ["low", "mid"]), ("high", ["low", "mid", "high"])])
 def test_a_cascade_runs_what_feeds_it_first(run, ran, name, order):
     choose(run, name)

@@ -9,6 +9,7 @@ from autoseg.data.check_geometry import orientation
 from autoseg.data.image import Geometry, flat_geometry
 from autoseg.data.io import open_image
 from autoseg.inference.familiarity import Familiarity
+from autoseg.inference.intensity_slips import SLIPS, is_flat, leans_otherwise, slip
 from autoseg.preprocessing.cropping import bounding_box, box_shape
 from autoseg.preprocessing.image_percentiles import MOST_VOXELS, PERCENTILES, image_percentiles
 from planners.fingerprint import Channel, Fingerprint, Intensities
@@ -224,3 +225,61 @@ def test_a_real_ct_shifted_by_1024_is_unlike_itself(familiar, data_folder):
         assert any("percentile" in item for item in judged(judge, image.astype(np.float32) + 1024, geometry))
     mri = open_image([data_folder / "totalseg_ct_pseudo" / "example_mr_sm.nii.gz"])
     assert any("percentile" in item for item in judged(judge, mri.read(), mri.geometry))
+
+
+@pytest.fixture
+def judge_of_three(familiar):
+    """A judge of three CTs that differ much, around which the room is wide."""
+    return familiar([make_ct(0), make_ct(1), make_ct(2) + np.float32(30) * (make_ct(2) > -500)], [AXIAL] * 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda image: image - 1024, "1024 too low, as if their offset was taken off twice"),
+        (lambda image: image * 2, "doubled"),
+        (lambda image: image / 2, "halved"),
+        (lambda image: image - 1000, "1000 too low"),
+    ],
+    ids=["offset twice", "doubled", "halved", "1000 too low"],
+)
+def test_few_training_cases_hide_no_usual_mistake(judge_of_three, change, words):
+    found = judged(judge_of_three, change(make_ct(20)).astype(np.float32))
+    assert len(found) == 1
+    assert words in found[0] or "percentile" in found[0]
+    assert judged(judge_of_three, make_ct(20)) == ()
+    assert judged(judge_of_three, make_ct(20, air=-3024.0)) == ()
+
+
+def test_slips_are_told_by_all_percentiles():
+    trained = np.array([[-1000, -900, -100, 40, 160], [-1003, -960, -100, 6, 68], [-1003, -957, -93, 22, 61.0]])
+    for row in trained:
+        assert slip(row, trained, 20.0) is None
+        for factor, summand, words in SLIPS:
+            made = row * factor + summand
+            assert slip(made if factor > 0 else made[::-1], trained, 20.0) == words
+    other_scanner = np.array([-3024, -1000, -100, 30, 120.0])  # pads with another value: no mistake fits all
+    assert slip(other_scanner, trained, 20.0) is None
+
+
+def test_an_image_that_is_flat_to_the_network():
+    spanned = np.array([[-50.0, -50, 40, 80, 150], [-50, -50, -50, 20, 60]])
+    assert is_flat(np.array([-50.0, -50, -50, -50, -45]), spanned)
+    assert not is_flat(np.array([-50.0, -50, -50, 10, 60]), spanned)
+
+
+def test_an_inverted_image_leans_to_the_other_side(familiar):
+    def skewed(seed):
+        return np.random.default_rng(seed).gamma(2.0, 30.0, (1, 8, 40, 40)).astype(np.float32) + 1
+
+    judge = familiar([skewed(seed) for seed in range(10)], [AXIAL] * 10, normalization="zscore")
+    image = skewed(20)
+    assert judged(judge, image) == ()
+    assert judged(judge, image * 40 + 7) == ()  # scale and offset mean nothing
+    (warning,) = judged(judge, image.max() + 1 - image)
+    assert "inverted" in warning
+    percentiles = np.percentile(image, (5, 25, 50, 75, 95))
+    assert leans_otherwise(percentiles, percentiles[None], 1.0) is None
+    value, low, high = leans_otherwise(-percentiles[::-1], percentiles[None], 1.0)
+    assert value < 0 < low == high
+    assert leans_otherwise(np.zeros(5), percentiles[None], 1.0) is None

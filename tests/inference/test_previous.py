@@ -78,6 +78,23 @@ def test_a_target_that_decodes_whole_is_decoded_on_its_own_grid(stages, monkeypa
     np.testing.assert_array_equal(found, expected)
 
 
+def test_by_label_it_is_decoded_on_the_image_and_resampled_as_a_label(stages):
+    coarse, fine = stages
+    fine = dataclasses.replace(fine, spacing_mm=(0.7, 0.8, 0.6))
+    part = make_part(coarse)
+    grid = next_grid(part, fine)
+    target = make_target(coarse.target, LABELS, coarse.training)
+    found = previous_segmentation([part], target, grid, 2, fine.resampling)
+    on_image = dataclasses.replace(grid, shape=grid.shape_after_crop, spacing_mm=grid.spacing_before_mm)
+    decoded = previous_segmentation([part], target, on_image)
+    expected = resample_label(decoded, grid.shape, grid.spacing_before_mm, grid.spacing_mm, fine.resampling)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.uint8
+    assert found.shape == grid.shape
+    assert (found != previous_segmentation([part], target, grid)).any(), "another way, another answer"
+    np.testing.assert_array_equal(previous_segmentation([part], target, on_image, 1, fine.resampling), decoded)
+
+
 def test_one_hot():
     channels = one_hot(np.array([[0, 1], [2, 1]], dtype=np.uint8), 4)
     assert channels.dtype == np.float32

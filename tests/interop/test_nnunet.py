@@ -69,7 +69,7 @@ def test_every_value_of_the_plan(model):
 def test_a_configuration_inherits_and_is_fed(plain):
     plan, _ = open_nnunet(plain.write())
     fed = plan.configuration("2d_cascade")
-    assert fed.inputs == (Input(channels=2), Input(kind="previous", name="2d", channels=2))
+    assert fed.inputs == (Input(channels=2), Input(kind="previous", name="2d", channels=2, through="segmentation"))
     assert (fed.previous, fed.batch_size, fed.patch_size) == ("2d", 3, (16, 24))
 
 

@@ -33,7 +33,7 @@ def test_built_once_for_the_same_text_and_processor(tmp_path, monkeypatch):
     assert [item.name for item in tmp_path.iterdir()] == [first.name], "nothing unfinished is left"
     library = native._declare(ctypes.CDLL(str(first)))
     assert library.norm_chunks(1) == 1
-    monkeypatch.setattr(native, "_processor", lambda: "another one")
+    monkeypatch.setattr(native, "processor", lambda: "another one")
     monkeypatch.setattr(native.subprocess, "run", lambda *_, **__: pytest.fail("compiles"), raising=True)
     with pytest.raises(pytest.fail.Exception):
         native.build(COMPILER, tmp_path, flags)
@@ -97,11 +97,14 @@ def test_kept_memory_is_not_asked_for_again():
         "import resource, numpy\n"
         "from autoseg import native\n"
         "assert native.keep_memory()\n"
-        "def pages():\n"
+        "def pages(size=10**7):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    numpy.ones(10**7)\n"
+        "    numpy.ones(size)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "first, second = pages(), pages()\n"
         "assert first > 10 * max(second, 10), (first, second)\n"
+        "assert native.keep_memory(False)\n"
+        "third, fourth = pages(2 * 10**7), pages(2 * 10**7)\n"
+        "assert min(third, fourth) > first, (third, fourth)\n"
     )
     subprocess.run([sys.executable, "-c", text], check=True)

@@ -76,6 +76,37 @@ def test_convolve_equals_convolution(shape, kernel, stride, channels):
     )
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "channels"),
+    [
+        ((6, 7, 9), (3, 3, 3), (2, 2, 2), (16, 32)),
+        ((6, 7, 9), (1, 3, 3), (1, 2, 2), (32, 48)),
+        ((5, 7, 9), (3, 3, 3), (1, 1, 1), (1, 32)),
+        ((5, 7, 9), (3, 3, 3), (3, 2, 1), (3, 16)),
+        ((4, 3, 5), (3, 3, 3), (1, 1, 1), (64, 64)),
+        ((5, 6, 7), (5, 5, 5), (1, 1, 1), (16, 16)),
+        ((2, 2, 2), (5, 3, 7), (1, 2, 2), (2, 16)),
+        ((5, 3, 6), (2, 2, 4), (2, 1, 2), (20, 16)),
+        ((14, 11), (7, 7), (2, 2), (3, 16)),
+        ((40, 37), (3, 3), (2, 1), (24, 16)),
+    ],
+)
+def test_the_plain_sum_of_prediction_equals_convolution(shape, kernel, stride, channels):
+    x, weight, bias = draw(2, channels[0], *shape), draw(channels[1], channels[0], *kernel), draw(channels[1])
+    slow = functional.conv3d if len(shape) == 3 else functional.conv2d
+    padding = [(size - 1) // 2 for size in kernel]
+    exact = slow(x.double(), weight.double(), bias.double(), stride=stride, padding=padding)
+    with torch.no_grad():
+        spread = fused._spread(weight, 1, 0)
+        found = fused._direct(fused._last(x), fused._pack(spread), weight, bias, stride)
+        kept = {}
+        chosen = fused.convolve(x, weight, bias, stride, kept)
+    for result in (found, chosen):
+        assert result.shape == exact.shape
+        assert (result.double() - exact).abs().max() < EXACT * exact.std()
+    assert len(kept) == 1, "one form of the weights is kept"
+
+
 def test_tiles_fit_the_shape():
     assert fused.choose_tiles((7, 40, 56, 40), (3, 3, 3), 32, 32) == (4, 4, 4)
     assert fused.choose_tiles((7, 1, 56, 40), (1, 3, 3), 32, 32) == (1, 4, 4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -94,6 +95,27 @@ def test_arithmetic_equals_a_count_by_hooks(case):
     with torch.no_grad():
         network.eval()(torch.zeros(1, 2, *patch))
     assert sum(counted) == feature_map_elements(architecture, patch, 3)
+
+
+def test_prediction_gives_what_training_would(case):
+    architecture, patch = case
+    network = build_awake(architecture).eval()
+    x = torch.randn(2, 2, *patch, generator=torch.Generator().manual_seed(3))
+    kept = network(x)  # with gradients: every map is kept
+    with torch.no_grad():
+        freed = network(x)
+    assert len(kept) == len(freed) == 1
+    torch.testing.assert_close(freed[0], kept[0].detach(), rtol=0, atol=0)
+
+
+def test_prediction_frees_every_map_with_its_last_use(make_architecture):
+    network = build_network(make_architecture((16, 32, 48), [(1, 1, 1), (2, 2, 2), (2, 2, 2)]), 1, 2).eval()
+    joined, alive = [], []
+    network.upsample[0].register_forward_hook(lambda _, __, output: joined.append(weakref.ref(output)))
+    network.decoder[0][1].register_forward_pre_hook(lambda *_: alive.append(joined[0]() is not None))
+    with torch.no_grad():
+        network(torch.zeros(1, 1, 8, 8, 8))
+    assert alive == [False], "the joined maps are gone when the second convolution begins"
 
 
 def test_the_usual_network_has_its_known_number_of_parameters(make_architecture):

@@ -102,7 +102,7 @@ def test_page_of_a_finished_run_has_everything(make_run: Callable[..., RunFolder
         "first start 1 August 2026, 09:30",
         "torch 2.13.0",
         "image is constant in 2 of 14 slices",
-        "training steps skipped, because their loss was not finite: 1 time;",
+        "training steps were skipped, because their loss was not finite: case_001; 3d_fullres fold 0",
         "1 h 27 min",
     ):
         assert part in page.text, part

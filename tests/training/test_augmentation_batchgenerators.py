@@ -46,6 +46,34 @@ def test_workers_change_nothing_and_end(make_source):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the package's own thread
+def test_a_killed_worker_is_named_and_fewer_go_on_with_the_same_batches(make_source, capsys):
+    source = make_source((8, 10, 9), (14, 16, 15))
+    alone = list(augmented_batches(source, 1, range(60), "cpu", num_workers=0))
+    batches = augmented_batches(source, 1, range(60), "cpu", num_workers=2)
+    together = [next(batches)]
+    multiprocessing.active_children()[0].kill()
+    together += batches
+    said = capsys.readouterr().err
+    assert "a worker of the augmentation ended by itself" in said
+    assert "going on with 1" in said
+    assert any(case.id in said for case in source.cases)
+    for first, second in zip(alone, together, strict=True):
+        assert_equal(first, second)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the package's own thread
+def test_where_the_only_worker_is_killed_it_is_said(make_source):
+    source = make_source((8, 8, 8), (12, 12, 12))
+    batches = augmented_batches(source, 0, range(1000), "cpu", num_workers=1)
+    next(batches)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(AutosegError, match=r"ended by itself .*Its cases: "):
+        list(batches)
+    assert not multiprocessing.active_children()
+
+
 def test_stopped_early_the_workers_end(make_source):
     batches = augmented_batches(make_source((8, 8, 8), (12, 12, 12)), 0, range(1000), "cpu", num_workers=2)
     next(batches)

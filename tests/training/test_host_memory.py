@@ -1,6 +1,7 @@
 """Main memory: the arithmetic beside what the loader, a prediction and preprocessing really take."""
 
 import dataclasses
+import math
 import tracemalloc
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 
 from autoseg.compute import Compute
 from autoseg.data.io import image_from_array
+from autoseg.errors import RoomError
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.inference.sliding_window import WindowOptions, predict_logits
 from autoseg.preprocessing.populate import SCORING_BYTES as REAL_SCORING_BYTES
@@ -18,14 +20,16 @@ from autoseg.preprocessing.preprocess import CaseGrid
 from autoseg.preprocessing.resampling import resampled_shape
 from autoseg.preprocessing.store import StoredCase
 from autoseg.targets import make_target
-from autoseg.training.host_memory import warn_if_short
-from autoseg.training.measure import largest_sum
+from autoseg.training.host_memory import refuse_if_short, warn_if_short
+from autoseg.training.measure import largest_sum, with_batch_size
 from autoseg.training.sampling import AHEAD, BatchSource
 from autoseg.training.spatial import PatchFrame
 from planners import PLANNERS, Channel, Fingerprint, LabelClass, Labels, MemoryBudget, Plan
+from planners.decision import byte_size
 from planners.describe import describe
 from planners.host_memory import (
     BATCHES,
+    PROGRAM,
     SCORING_BYTES,
     loader_size,
     loading_bytes,
@@ -33,6 +37,7 @@ from planners.host_memory import (
     prediction_bytes,
     preprocessing_bytes,
     promise_host_memory,
+    training_bytes,
 )
 from planners.plan import Augmentation, Configuration
 
@@ -159,7 +164,32 @@ def test_a_small_machine_is_told_of(plan: Plan, capsys: pytest.CaptureFixture[st
     lines = warn_if_short(plan, FACTS, names, on_cpu=False, free_bytes=10**6)
     assert len(lines) == len(names)
     assert "of main memory, of which 1 MB are free here" in capsys.readouterr().err
-    needed = predict_host(plan.configuration("3d_fullres"), plan, FACTS).total
+    found = predict_host(plan.configuration("3d_fullres"), plan, FACTS)
+    needed = found.total
+    assert found.training > needed
     assert warn_if_short(plan, FACTS, ["3d_fullres"], on_cpu=False, free_bytes=needed) == ()
     (line,) = warn_if_short(plan, FACTS, ["3d_fullres"], on_cpu=True, free_bytes=needed)
-    assert "the network's training" in line
+    assert f"may need {byte_size(found.training)} of main memory" in line
+
+
+def test_a_training_that_main_memory_does_not_hold_is_refused_before_it_begins(plan: Plan) -> None:
+    plan = with_batch_size(plan, "3d_fullres", 8)
+    item = plan.configuration("3d_fullres")
+    whole = training_bytes(item)
+    refuse_if_short(plan, ["3d_fullres"], half=False, free_bytes=round(0.81 * whole) - PROGRAM)  # it might fit
+    two = training_bytes(dataclasses.replace(item, batch_size=2))
+    free = math.ceil((two - PROGRAM) / 0.8)
+    with pytest.raises(RoomError, match=r"--set 3d_fullres\.batch_size=2\)") as fault:
+        refuse_if_short(plan, ["3d_fullres"], half=False, free_bytes=free)
+    assert f"needs about {byte_size(whole)} of main memory, and there are {byte_size(free + PROGRAM)}." in str(
+        fault.value
+    )
+    with pytest.raises(RoomError, match="--budget"):
+        refuse_if_short(plan, ["3d_fullres"], half=False, free_bytes=10**7)
+
+
+def test_training_in_half_precision_and_of_unknown_networks_is_predicted_too(plan: Plan) -> None:
+    item = plan.configuration("3d_fullres")
+    strange = dataclasses.replace(item, architecture=dataclasses.replace(item.architecture, family="my-network"))
+    assert item.estimated_bytes < training_bytes(item, half=True) < training_bytes(item)
+    assert 0.7 < training_bytes(strange) / training_bytes(item) < 1.4

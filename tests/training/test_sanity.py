@@ -12,11 +12,12 @@ import torch
 
 from autoseg.errors import RunFolderError
 from autoseg.evaluation.case_losses import CaseLosses
+from autoseg.evaluation.overlap import CaseScore
 from autoseg.preprocessing.store import StoredCase
 from autoseg.run_folder import RunFolder, records_from
 from autoseg.training import overfit as overfitting
 from autoseg.training.case_losses import measure_case_losses
-from autoseg.training.collapse import collapsed_for, missed_text, patience
+from autoseg.training.collapse import collapsed_for, empty_text, missed_text, patience
 from autoseg.training.first_loss import first_loss
 from autoseg.training.fold_state import read_progress
 from autoseg.training.folds import fold_job, train_and_validate
@@ -239,3 +240,29 @@ def test_overfitting_needs_a_store(make_run: MakeRun, tmp_path: Path) -> None:
     bare.write(run.read(Plan, run.plan_file), bare.plan_file)
     with pytest.raises(RunFolderError, match=r"holds no preprocessed cases of tiny\. Run `autoseg run DATASET --until"):
         overfit(bare)
+
+
+def score_of(case: str, labelled: tuple[int, ...], predicted: tuple[int, ...]) -> CaseScore:
+    nothing = (None,) * len(labelled)
+    zeros = (0,) * len(labelled)
+    return CaseScore(
+        case=case, dice=nothing, iou=nothing, mean_dice=None, tp=zeros, fp=zeros, fn=zeros, tn=zeros,
+        num_predicted=predicted, num_labelled=labelled,
+    )  # fmt: skip
+
+
+def test_empty_predictions_are_named_with_their_cases() -> None:
+    rows = [
+        score_of("small", (5, 0), (0, 0)),
+        score_of("large", (900, 600), (0, 0)),
+        score_of("found", (7, 7), (1, 0)),
+        score_of("healthy", (0, 0), (0, 0)),
+    ]
+    text = empty_text("2d fold 0", rows)
+    assert "2 of 4 validation cases" in text
+    assert "large (1,500 labelled voxels), small (5 labelled voxels)" in text
+    assert "healthy" not in text
+    assert empty_text("2d fold 0", rows[2:]) == ""
+    many = empty_text("2d fold 0", [score_of(f"c{number}", (9,), (0,)) for number in range(8)])
+    assert many.count("labelled voxels)") == 5
+    assert "and 3 more" in many

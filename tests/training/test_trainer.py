@@ -184,6 +184,32 @@ def test_a_loss_that_stays_not_finite_ends_with_a_message(
     assert trainer.compute.precision == "fp32"
 
 
+def test_the_wait_for_data_is_the_part_of_the_steps_time_that_was_spent_on_it(
+    cases: list[StoredCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    trainer = FoldTrainer(make_job(tmp_path, cases, epochs=1, steps=2), lambda: now[0])
+    prepare, step, validate = trainer.batches, trainer.step, trainer.validate
+
+    def takes(seconds: float, work: Any) -> Any:
+        now[0] += seconds
+        return work
+
+    def slowly(*arguments: Any) -> Any:
+        for batch in prepare(*arguments):
+            yield takes(3.0, batch)
+
+    monkeypatch.setattr(trainer, "batches", slowly)
+    monkeypatch.setattr(trainer, "step", lambda batch: takes(1.0, step(batch)))
+    monkeypatch.setattr(trainer, "validate", lambda epoch: takes(100.0, validate(epoch)))
+    trainer.run()
+    (row,) = read_progress(trainer.job.folder)
+    assert row["data_wait_fraction"] == pytest.approx(0.75)
+    assert row["step_seconds"] == pytest.approx(4.0)
+    assert row["saving_seconds"] == 0.0  # nothing was saved before the row
+    assert " 75%" in epoch_line(row, 1)
+
+
 def test_validation_patches_without_foreground_are_stated_as_absent() -> None:
     row = {
         "epoch": 0,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from autoseg.evaluation.confidence import Confidence
 from autoseg.inference.confidence import ConfidenceWatcher
 from autoseg.inference.export import LogitsPart, segment
 from autoseg.networks import build_network, save_weights
+from autoseg.preprocessing.store import StoredCase
 from autoseg.run_folder import CaseFiles, RunFolder
 from autoseg.targets import make_target
 from autoseg.training import validation
@@ -72,3 +74,42 @@ def test_a_target_without_probabilities_leaves_none(job: FoldJob, monkeypatch: p
     scores = validate_fold(dataclasses.replace(job), keep_logits=False)
     assert len(scores.cases) == 2
     assert not job.folder.confidence.exists()  # the earlier one was of another target
+
+
+def results_of(job: FoldJob) -> dict[str, bytes]:
+    files = [job.folder.scores, job.folder.confidence, *job.folder.validation.iterdir()]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_a_stop_costs_only_the_case_at_hand(job: FoldJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate_fold(job, keep_logits=True)
+    whole = results_of(job)
+    for path in (job.folder.scores, job.folder.confidence, *job.folder.validation.iterdir()):
+        path.unlink()
+    first, second = (case.id for case in job.validation_cases)
+    asked: list[str] = []
+
+    def stops_at_the_second(job: FoldJob, network: Any, case: StoredCase) -> np.ndarray:
+        asked.append(case.id)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return case_logits(job, network, case)
+
+    monkeypatch.setattr(validation, "case_logits", stops_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        validate_fold(job, keep_logits=True)
+    assert not job.folder.scores.exists()
+    validate_fold(job, keep_logits=True)
+    assert asked == [first, second, second]
+    assert results_of(job) == whole
+    assert not (job.folder.root / "validated").exists()
+
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        validate_fold(job, keep_logits=True)
+    (configuration,) = job.run.read(Plan, job.run.plan_file).configurations
+    other = build_network(configuration.architecture, 1, 3, seed=4)
+    save_weights(job.folder.weights_last, other, {"step": "0"})
+    validate_fold(job, keep_logits=True)
+    assert asked == [first, second, first, second]
+    assert results_of(job) != whole

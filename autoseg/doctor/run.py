@@ -1,83 +1,20 @@
-"""The doctor: what this machine is, what a run folder holds, and what is wrong with either."""
+"""A run folder: which records are there and whole, how far each fold is, what stopped it last, what is damaged."""
 
 import itertools
-import json
-import shutil
-import sys
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoseg.doctor.finding import Finding, disk
+from autoseg.doctor.last_start import last_start
 from autoseg.errors import AutosegError, RunFolderError
-from autoseg.run_folder import RunFolder, RunRecord
-from planners.decision import byte_size
+from autoseg.run_folder import UNFINISHED, RunFolder, RunRecord
 from planners.plan import Configuration
 from planners.records import PlanError, RecordError
 
-LOW_DISK_BYTES = 5 * 10**9
-"""Assumption: a store and its checkpoints of a usual dataset need some gigabytes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing the doctor has looked at.
-
-    Attributes:
-        title, text: what, and what was found (with what to do, where it is bad).
-        is_bad: whether it must be mended.
-    """
-
-    title: str
-    text: str
-    is_bad: bool = False
-
-
-def findings_text(findings: tuple[Finding, ...]) -> str:
-    """Lay findings out for the terminal; bad ones are marked."""
-    width = max((len(item.title) for item in findings), default=0)
-    return "\n".join(f"{'!' if item.is_bad else ' '} {item.title:{width}}  {item.text}" for item in findings)
-
-
-def examine_machine() -> tuple[Finding, ...]:
-    """Look at versions, device, precision, memory and disk; a convolution is checked against float64 on the way."""
-    import platform
-
-    import numpy
-    import torch
-
-    from autoseg import __version__, compute
-    from autoseg.data.parallel import host_memory_bytes
-
-    found = [
-        Finding(
-            title="versions",
-            text=f"autoseg {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
-            f"numpy {numpy.__version__}, {platform.system()} {platform.machine()}",
-        )
-    ]
-    try:
-        chosen = compute.choose()
-        found += [Finding(title="computing", text=reason) for reason in chosen.reasons]
-        error = compute.convolution_error(torch.device(chosen.device), chosen.precision)
-        limit = compute.TOLERANCES[chosen.precision]
-        text = f"a 3D convolution in {chosen.precision} differs from float64 by {error:.1e} (allowed {limit:.0e})"
-        found.append(Finding(title="self-test", text=text, is_bad=error > limit))
-    except AutosegError as fault:
-        found.append(Finding(title="computing", text=str(fault), is_bad=True))
-    if torch.version.cuda and not torch.cuda.is_available():
-        text = f"torch is built for CUDA {torch.version.cuda}, but no GPU can be used: look at the driver (nvidia-smi)"
-        found.append(Finding(title="CUDA", text=text, is_bad=shutil.which("nvidia-smi") is not None))
-    found.append(Finding(title="main memory", text=f"{byte_size(host_memory_bytes())} may be used now"))
-    found.append(_disk(Path.cwd()))
-    return tuple(found)
-
-
-def _disk(place: Path) -> Finding:
-    free = shutil.disk_usage(place).free
-    low = free < LOW_DISK_BYTES
-    text = f"{byte_size(free)} free in {place}" + ("; a store and checkpoints may not fit" if low else "")
-    return Finding(title="disk", text=text, is_bad=low)
+SHOWN = 3
+"""Damaged cases that are named. Assumption: more tell no more, all are made again."""
 
 
 def examine_run(run: RunFolder) -> tuple[Finding, ...]:
@@ -94,14 +31,14 @@ def examine_run(run: RunFolder) -> tuple[Finding, ...]:
         return (Finding(title="run.json", text=str(fault), is_bad=True),)
     found = [Finding(title="run", text=f"{record.name}, {len(record.cases)} cases of {record.dataset}")]
     found += _dataset(record)
+    found += last_start(run)
     found += list(_records(run))
     trained = sorted((run.root / "folds").glob("*/fold_*"))
     feeding = [(path.parent.name, path.name.removeprefix("fold_")) for path in trained]
     asked = [(name, str(fold)) for name, fold in itertools.product(record.configurations, record.folds)]
     for name, fold in dict.fromkeys((*asked, *feeding)):
         found.append(_fold(run, name, fold))
-    found.append(_disk(run.root))
-    return tuple(found)
+    return (*found, *_stores(run), *_leftovers(run), disk(run.root))
 
 
 def _dataset(record: RunRecord) -> list[Finding]:
@@ -152,11 +89,6 @@ def _records(run: RunFolder) -> Iterator[Finding]:
             yield Finding(title=path.name, text="whole")
         except (AutosegError, RecordError, PlanError) as fault:
             yield Finding(title=path.name, text=str(fault), is_bad=True)
-    if run.log_file.exists():
-        lines = run.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        faults = [row for row in map(_row, lines) if row.get("event") in ("stop", "fault")]
-        if faults:
-            yield Finding(title="log.jsonl", text=f"{len(faults)} stops, the last: {json.dumps(faults[-1])[:200]}")
 
 
 def _of_other_task(run: RunFolder) -> tuple[Path, ...]:
@@ -170,18 +102,11 @@ def _of_other_task(run: RunFolder) -> tuple[Path, ...]:
     return (run.metrics_file, run.confidence_file) if tells_apart else (run.instances_file,)
 
 
-def _row(line: str) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return row if isinstance(row, dict) else {}
-
-
 def _fold(run: RunFolder, name: str, fold: int | str) -> Finding:
     from autoseg.evaluation.case_losses import CaseLosses
     from autoseg.evaluation.confidence import Confidence
     from autoseg.evaluation.overlap import Scores
+    from autoseg.networks.checkpoint import load_weights
     from autoseg.training.fold_state import FoldRecord, load_counters
 
     folder, title = run.fold(name, fold), f"{name} fold {fold}"
@@ -201,6 +126,8 @@ def _fold(run: RunFolder, name: str, fold: int | str) -> Finding:
         if record.finished:
             lost = not folder.weights_last.exists()
             text = f"{folder.weights_last} is missing; delete {folder.root} to train it anew" if lost else "trained"
+            if not lost:
+                load_weights(folder.weights_last)  # compares them with their checksum
             return Finding(title=title, text=text, is_bad=lost)
         if not folder.state.exists():
             return Finding(title=title, text="begun, nothing saved yet")
@@ -210,29 +137,26 @@ def _fold(run: RunFolder, name: str, fold: int | str) -> Finding:
         return Finding(title=title, text=str(fault), is_bad=True)
 
 
-def examine(run_folder: Path | None, *, overfit: bool) -> bool:
-    """Print what the doctor finds; tell whether all is well.
+def _stores(run: RunFolder) -> Iterator[Finding]:
+    """Compare the sizes of all preprocessed arrays with their records; checksums are compared when training begins."""
+    from autoseg.preprocessing.store import Store
 
-    Args:
-        run_folder: look at this run; None: at the machine.
-        overfit: train on two cases of the run until they are learnt by heart.
+    for folder in sorted(path for path in (run.root / "store").glob("*") if path.is_dir() and path != run.measures):
+        store = Store(folder)
+        found = {path.stem: store.record(path.stem) for path in folder.glob("*.json")}
+        cases = {name: record for name, record in found.items() if record is not None}
+        damaged = sorted(name for name, record in cases.items() if not store.is_whole(name, record))
+        text = f"{len(cases)} cases, whole by their sizes"
+        if damaged:
+            more = f" and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
+            names = f"{', '.join(damaged[:SHOWN])}{more}"
+            text = f"{names} of {len(cases)} cases are not whole; `autoseg run` makes them again"
+        yield Finding(title=f"store/{folder.name}", text=text, is_bad=bool(damaged))
 
-    Raises:
-        RunFolderError: it is no run folder, or holds no preprocessed cases.
-    """
-    if run_folder is None:
-        if overfit:
-            raise RunFolderError("--overfit needs a run: autoseg doctor RUN --overfit")
-        found = examine_machine()
-    else:
-        found = examine_run(RunFolder(run_folder))
-    print(findings_text(found))
-    well = not any(item.is_bad for item in found)
-    if overfit and run_folder is not None:
-        from autoseg.training.overfit import overfit as learn
 
-        result = learn(RunFolder(run_folder))
-        sys.stderr.flush()
-        print(result.text())
-        well = well and result.is_learnt
-    return well
+def _leftovers(run: RunFolder) -> Iterator[Finding]:
+    """Count the unfinished files of processes that were killed, or that are at work now."""
+    found = [Path(place, name) for place, _, names in os.walk(run.root) for name in names if UNFINISHED.fullmatch(name)]
+    if found:
+        text = f"{len(found)} unfinished files, such as {found[0]}; the next `autoseg run` removes those of the dead"
+        yield Finding(title="leftovers", text=text)
