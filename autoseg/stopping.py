@@ -48,7 +48,11 @@ def stoppable(farewell: str) -> Iterator[None]:
         yield
         return
 
+    left = threading.Event()
+
     def end_hard() -> None:
+        if left.is_set() and threading.main_thread().is_alive():
+            return  # the body was left in time, and whoever called it from Python goes on with something else
         say_at_once(farewell)
         os._exit(Stopped(signal.SIGTERM).exit_code)
 
@@ -63,4 +67,5 @@ def stoppable(farewell: str) -> Iterator[None]:
     try:
         yield
     finally:
+        left.set()
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

@@ -7,7 +7,7 @@ precision, channels-last. Where there is no compiler, or the result is wrong on 
 torch's own operators are used; a test holds both to the same numbers.
 
 Two switches in the environment: ``AUTOSEG_NATIVE=0`` does without, ``AUTOSEG_CACHE`` names the folder for the compiled
-file (default ``~/.cache/autoseg``).
+file and for what ``measured`` keeps (default ``~/.cache/autoseg``).
 """
 
 import ctypes

@@ -89,7 +89,7 @@ void direct_forward(const float *image, const float *kernel, const float *bias, 
     Direct d = direct_of(given);
     int few = d.inputs < LANES;
     i64 voxels = d.batch * d.oz * d.oy * d.ox, share = COPIED / d.depth / 28 * 28;
-    share = share < 28 ? 28 : share > 224 ? 224 : share;
+    share = equal_share(voxels, share < 28 ? 28 : share > 224 ? 224 : share, threads);
 #pragma omp parallel num_threads(threads)
     {
         float *rows = scratch(share * d.depth);

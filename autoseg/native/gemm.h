@@ -96,4 +96,11 @@ static inline void gemm(Left a, Panels b, Panels s, Panels c, i64 m, i64 n, i64 
     }
 }
 
+/* How many of `count` rows a thread takes at a time, at most `most`, so that all threads get as many: seven pieces for
+   two threads would have one wait. */
+static inline i64 equal_share(i64 count, i64 most, i64 threads) {
+    i64 rounds = (count + threads * most - 1) / (threads * most), pieces = threads * (rounds > 0 ? rounds : 1);
+    return (count + pieces - 1) / pieces;
+}
+
 #endif

@@ -239,6 +239,7 @@ void winograd_forward(const float *image, const float *kernel, const float *bias
                       i64 threads) {
     Layout l = layout_of(given);
     i64 in = pitch(&l, l.inputs), out = pitch(&l, l.outputs), size = packed_size(l.inputs, l.outputs);
+    l.share = equal_share(l.tiles, l.share, threads);
 #pragma omp parallel num_threads(threads)
     {
         float *images = scratch(l.share * (in + out)), *products = images + l.share * in;

@@ -121,7 +121,9 @@ def test_damaged_entry_is_rebuilt(dataset: Dataset, tmp_path: Path, make_plan: M
     populate_store(dataset, plan, configuration, folder)
     (folder / "case_1.image.npy").write_bytes(b"half")
     (folder / "case_3.json").write_text("{")
-    (folder / ".case_0.image.npy.abc.tmp").write_bytes(b"left by a kill")
+    left = folder / ".case_0.image.npy.abcd_123.tmp"
+    left.write_bytes(b"left by a kill")
+    os.utime(left, (0, 0))  # a file that was made a moment ago may be somebody's
     store = populate_store(dataset, plan, configuration, folder)
     assert len(made) == 6
     assert all(store.open(case.id) for case in dataset.cases)
