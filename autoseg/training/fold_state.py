@@ -96,6 +96,11 @@ class Counters:
     momentum: float | None = None
 
 
+def first_loss_scale(precision: str) -> float:
+    """Give what losses are multiplied by in the beginning; overflows halve it."""
+    return 2.0**14 if precision == "fp16" else 1.0  # assumption: high
+
+
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
     """Write weights, momentum and counters of one step into one file, whole or not at all."""
     write_state(path, collect_state(network, optimizer), counters_text(counters))

@@ -33,6 +33,7 @@ from autoseg.training.fold_state import (
     Counters,
     append_progress,
     drop_progress,
+    first_loss_scale,
     load_state,
     read_progress,
     spent_s,
@@ -118,7 +119,7 @@ class FoldTrainer:
         self.strides = [output.stride for output in job.configuration.architecture.outputs]
         self.counters = Counters(
             precision=self.compute.precision,
-            loss_scale=2.0**14 if self.compute.precision == "fp16" else 1.0,  # assumption: high; overflows halve it
+            loss_scale=first_loss_scale(self.compute.precision),
             momentum=self.training.momentum,
         )
         self.interruption = Interruption()

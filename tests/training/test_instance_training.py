@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoseg import pipeline
+from autoseg.claims import Claims
 from autoseg.compute import Compute
 from autoseg.data.cases import Dataset
 from autoseg.data.splits import Fold, Splits
@@ -108,8 +109,9 @@ def test_other_options_than_a_target_has_stop_before_preprocessing(
         name="disks", root=Path("/disks"), layout="", channels=("grey",), labels=LABELS, cases=(), file_ending=""
     )
     monkeypatch.setattr(populate, "populate_store", lambda *given: pytest.fail("preprocessed"))
+    claims = Claims(job.run.root, ((), ()))
     with pytest.raises(PlanError, match="width of target boundary is 'wide'; give a number above 0"):
-        pipeline._preprocess(pipeline.Work(dataset=dataset, options=RunOptions(), run=job.run))
+        pipeline._preprocess(pipeline.Work(dataset=dataset, options=RunOptions(), run=job.run, claims=claims))
 
 
 def test_other_settings_of_the_decoder_cost_a_validation_and_no_training(

@@ -229,7 +229,7 @@ def test_overfitting_recovers_from_a_loss_scale_too_high(make_run: MakeRun, monk
         return None if self.counters.loss_scale > 4 else 0.5
 
     monkeypatch.setattr(FoldTrainer, "step", step)
-    monkeypatch.setattr("autoseg.training.trainer._first_loss_scale", lambda compute: 16.0)
+    monkeypatch.setattr("autoseg.training.trainer.first_loss_scale", lambda precision: 16.0)
     overfit(make_run(), "tiny", most_rounds=1)
     assert scales[:4] == [16.0, 8.0, 4.0, 4.0]
 
