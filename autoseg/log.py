@@ -223,7 +223,7 @@ def _write(path: Path, line: bytes, *, lasting: bool) -> None:
         if size:  # a line that was torn must not tear this one
             os.lseek(handle, size - 1, os.SEEK_SET)
             line = line if os.read(handle, 1) == b"\n" else b"\n" + line
-        os.write(handle, line + b"\n")
+        _take_back(handle, os.write(handle, line + b"\n"), len(line) + 1)
         if lasting:
             os.fsync(handle)
         found = os.fstat(handle)
@@ -231,6 +231,13 @@ def _write(path: Path, line: bytes, *, lasting: bool) -> None:
         os.close(handle)
     if found.st_size > LIMIT_BYTES and os.path.samestat(found, path.stat()):  # nobody else has moved it meanwhile
         os.replace(path, older(path))
+
+
+def _take_back(handle: int, written: int, wanted: int) -> None:
+    """Cut a line off again of which a full disk or a limit took a part only, where no other process wrote since."""
+    end = os.lseek(handle, 0, os.SEEK_CUR)
+    if written < wanted and os.fstat(handle).st_size == end:
+        os.ftruncate(handle, end - written)
 
 
 def _now() -> str:

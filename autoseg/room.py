@@ -29,6 +29,13 @@ NO_MEMORY = re.compile(
 )
 """How numpy, torch, ITK, C++ and the loader of libraries say that main memory ran out."""
 
+NO_PRIMITIVE = "could not create a primitive"
+"""oneDNN's words for want of memory, and for other wants: they count as the first where ``HARDLY_ANY`` is left."""
+
+HARDLY_ANY = 2**25
+"""Bytes: less is no room for a convolution's code and working space. Assumption; 0.4 to 9 MB were left where loading
+a library failed, less where a convolution did (measured 2026-11)."""
+
 NO_DEVICE_MEMORY = re.compile(
     r"(CUDA|HIP)( error:)? out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|MPS backend out of memory", re.IGNORECASE
 )
@@ -117,7 +124,12 @@ def is_no_memory(fault: BaseException) -> bool:
         return True
     if is_device_full(fault) or not isinstance(fault, RuntimeError | ImportError | OSError):
         return False
-    return bool(NO_MEMORY.search(str(fault)))
+    return bool(NO_MEMORY.search(str(fault))) or (NO_PRIMITIVE in str(fault) and _is_used_up())
+
+
+def _is_used_up() -> bool:
+    left = free_memory()
+    return left is not None and left < HARDLY_ANY
 
 
 def is_no_disk(fault: BaseException) -> bool:

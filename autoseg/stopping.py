@@ -36,7 +36,11 @@ def say_at_once(text: str) -> None:
 
 @contextlib.contextmanager
 def stoppable(farewell: str) -> Iterator[None]:
-    """Raise ``Stopped`` in the main thread where SIGTERM comes while the body runs.
+    """Raise ``Stopped`` in the main thread where SIGTERM or Ctrl-C comes while the body runs.
+
+    Ctrl-C too: where Python's own KeyboardInterrupt leaves code that was given to ``exec`` as a text (imports do that),
+    ``python -m`` dies of SIGINT in the end although it was caught; of the classes derived from it Python takes no note.
+    A Ctrl-C that is ignored or handled by the caller stays so.
 
     Args:
         farewell: is said where threads keep the process for longer than ``GRACE_S`` and it ends without them.
@@ -63,9 +67,17 @@ def stoppable(farewell: str) -> Iterator[None]:
         last.start()
         raise Stopped(number)
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
     before = signal.signal(signal.SIGTERM, stop)
+    own_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if own_interrupt:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         left.set()
+        if own_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

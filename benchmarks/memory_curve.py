@@ -18,9 +18,11 @@ STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #5b616a; } .middle { text-anchor: middle; } .end { text-anchor: end; }
 path { fill: none; } .grid, .axis { stroke: #b9b5ac; stroke-opacity: 0.6; } .line { stroke-width: 2; }
 .c0 { stroke: #00679f; } .c1 { stroke: #b64d00; } .c2 { stroke: #3f7d3a; } .c3 { stroke: #7a4fa3; }
-.limit { stroke: #a02020; stroke-dasharray: 5 4; stroke-width: 1.5; } .name { font-size: 11px; }
+.limit { stroke: #a02020; stroke-dasharray: 5 4; stroke-width: 1.5; } text.name { font-size: 11px; stroke: none; }
+text.c0 { fill: #00679f; } text.c1 { fill: #b64d00; } text.c2 { fill: #3f7d3a; } text.c3 { fill: #7a4fa3; }
 @media (prefers-color-scheme: dark) { text { fill: #a3a8b0; } .c0 { stroke: #62b8ea; } .c1 { stroke: #f0964c; }
-.c2 { stroke: #86c47f; } .c3 { stroke: #b695da; } .limit { stroke: #ee7b7b; } }
+.c2 { stroke: #86c47f; } .c3 { stroke: #b695da; } .limit { stroke: #ee7b7b; } text.c0 { fill: #62b8ea; }
+text.c1 { fill: #f0964c; } text.c2 { fill: #86c47f; } text.c3 { fill: #b695da; } }
 """
 
 
@@ -78,8 +80,8 @@ def write_picture(path: Path, description: str, curves: Sequence[Curve], limit_g
     )
     text = str(line_chart(chart))
     names = "".join(
-        f'<text class="name end" x="428" y="{14 + 13 * row}"><tspan class="{style}" style="stroke-width:0;fill:'
-        f'currentColor">{curve.name}: {curve.wall_s:.0f} s, at most {curve.peak_mb / 1000:.2f} GB</tspan></text>'
+        f'<text class="name end {style}" x="426" y="{204 - 14 * (len(curves) - 1 - row)}">{curve.name}: '
+        f"{curve.wall_s:.0f} s, at most {curve.peak_mb / 1000:.2f} GB</text>"
         for row, (curve, style) in enumerate(zip(curves, STYLES, strict=False))
     )
     opening, rest = re.match(r"(<svg[^>]*)>(.*)", text, re.DOTALL).groups()

@@ -212,3 +212,19 @@ def test_a_fault_of_the_program_names_its_traceback(
     assert not run.log_file.exists()
     with pytest.raises(ZeroDivisionError):
         cli.main(["predict", "model", "images", str(out), "--debug"])
+
+
+def test_a_line_of_which_a_part_fits_is_left_out_whole(tmp_path: Path) -> None:
+    code = f"""
+import resource
+from pathlib import Path
+from autoseg import log
+path = Path({str(tmp_path / "log.jsonl")!r})
+log.append(path, "note", "fits")
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, resource.RLIM_INFINITY))
+log.append(path, "note", "does not")
+"""
+    pytest.importorskip("resource")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["fits"]

@@ -98,3 +98,13 @@ def test_space_is_reserved(tmp_path: Path) -> None:
     assert path.stat().st_blocks * 512 >= 2**20
     with pytest.raises(RoomError, match="cannot be written"):
         room.reserve(path, 2**50)
+
+
+def test_a_convolution_that_cannot_be_made_is_want_of_memory_where_none_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault = RuntimeError("could not create a primitive")
+    monkeypatch.setattr(room, "free_memory", lambda: 2**20)
+    assert room.is_no_memory(fault)
+    monkeypatch.setattr(room, "free_memory", lambda: 2**30)
+    assert not room.is_no_memory(fault)  # ours: it must be told with its traceback

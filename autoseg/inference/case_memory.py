@@ -130,6 +130,8 @@ class MemoryRoom:
             return True
         if not needs.because and needs.slabs <= self.most:
             return False
+        if needs.whole <= self.most:
+            return True
         if needs.because and self.max_ram is None:
             return True  # what is needed is an estimate, and nobody has asked for a promise
         slabs = f"in slabs {byte_size(needs.slabs)}" if not needs.because else f"and no slabs: {needs.because}"
@@ -139,6 +141,19 @@ class MemoryRoom:
             f"{byte_size(max(self.most, 0))} beside the {byte_size(self.held)} that autoseg holds already. Allow more "
             "with --max-ram, crop the image, or use a machine with more memory"
         )
+
+
+def check_start() -> None:
+    """Refuse to begin where not even the smallest image fits.
+
+    Some libraries end the process where they find no memory, without an error (OpenBLAS, at its first call).
+
+    Raises:
+        RoomError: hardly any main memory is left, by whichever limit.
+    """
+    free = room.free_memory()
+    if free is not None and free < WORKING_BYTES:
+        raise room.no_memory(MemoryError(), "beginning to predict", WORKING_BYTES)
 
 
 def resident_bytes() -> int:

@@ -23,6 +23,7 @@ from autoseg.data.io import (
 from autoseg.data.parallel import MemoryGate
 from autoseg.errors import ImageError, OptionError, RunFolderError
 from autoseg.evaluation.labelled_objects import classes_file
+from autoseg.inference.case_memory import check_start
 from autoseg.inference.confidence import ConfidenceWatcher
 from autoseg.inference.export import PROBABILITIES_ENDING, LogitsPart, Slab, check_probabilities
 from autoseg.inference.loaded import About, Loaded
@@ -120,6 +121,7 @@ class FolderJob:
         Raises:
             ImageError: some images could not be segmented; the message lists them. The others are done.
             OptionError: the folder holds the images themselves, or another model's predictions.
+            RoomError: there is no memory, or no disk, for any image.
         """
         self._check_output(cases)
         todo = [case for case in cases if self.overwrite or not self._is_done(case)]
@@ -128,6 +130,7 @@ class FolderJob:
             say(f"  {len(cases) - len(todo)} of {len(cases)} images are segmented already; skipped")
         if todo:
             say(f"  {predictor.selection.name} ({predictor.selection.because}), {predictor.compute.device}")
+            check_start()
         if todo and self.maps == MAP_SUFFIXES[:1]:
             say("  one network alone cannot disagree: no maps of disagreement")
         self.quality.begin({case.id for case in cases} - {case.id for case in todo})

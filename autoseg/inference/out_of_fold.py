@@ -8,10 +8,13 @@ they are deleted once the choice is made.
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autoseg.data.io import open_label
 from autoseg.data.parallel import MemoryGate, for_each_case
 from autoseg.errors import RunFolderError
+from autoseg.evaluation.confidence import Confidence
+from autoseg.evaluation.instance_results import InstanceResults
 from autoseg.evaluation.measure import ruler_for, tabulate
 from autoseg.evaluation.metric_records import CaseMetrics, MetricTable
 from autoseg.evaluation.overlap import CasePrediction, Scores
@@ -52,7 +55,7 @@ def choose_for_run(run: RunFolder) -> Choice:
 
     Writes ``choice.json``, ``scores.json``, ``confidence.json`` and ``metrics.json``; where objects are told apart
     ``choice.json``, ``scores.json`` (of their classes) and ``instances.json``. What was chosen from the very
-    same folds is kept, and only what is missing is made; without its ``scores.json`` it is made anew.
+    same folds is kept, and only what is missing or damaged is made; without its ``scores.json`` it is made anew.
     """
     record, plan = run.read(RunRecord, run.run_file), run.read(Plan, run.plan_file)
     made_from = _made_from(run, record)
@@ -61,7 +64,7 @@ def choose_for_run(run: RunFolder) -> Choice:
     objects = finds_objects(comparison)
     if kept is not None:
         choice = run.read(Choice, run.choice_file)
-        if not objects and len(choice.configurations) == 1 and not run.confidence_file.exists():
+        if not objects and len(choice.configurations) == 1 and not _is_whole(run, Confidence, run.confidence_file):
             keep_confidence(run, plan, choice, kept)
     else:
         choice, scores = choose_instances(comparison) if objects else comparison.choose()
@@ -122,13 +125,25 @@ def _note(run: RunFolder, digests: Mapping[str, str]) -> None:
     run.change_record(made_from={**run.read(RunRecord, run.run_file).made_from, **digests})
 
 
+def _is_whole(run: RunFolder, kind: type[Any], file: Path) -> bool:
+    """Tell whether a record that can be made again is there and can be read; one that cannot is named."""
+    if not file.exists():
+        return False
+    try:
+        run.read(kind, file)
+    except RunFolderError:
+        say(f"  {file.name} is damaged; it is made again")
+        return False
+    return True
+
+
 def _measure_if_missing(run: RunFolder, plan: Plan, choice: Choice) -> None:
     """Write ``metrics.json`` of the chosen predictions, unless it was made from the very same choice."""
     record = run.read(RunRecord, run.run_file)
     digest = records.digest(
         [record.made_from.get(MADE_FROM), choice.configurations, choice.weights, choice.postprocessing]
     )
-    if run.metrics_file.exists() and record.made_from.get(METRICS) == digest:
+    if record.made_from.get(METRICS) == digest and _is_whole(run, MetricTable, run.metrics_file):
         return
     comparison = Comparison(run, record, plan)
     places = _chosen_predictions(comparison, choice)
@@ -151,7 +166,7 @@ def _measure_objects_if_missing(comparison: Comparison, choice: Choice) -> None:
     made_from = run.read(RunRecord, run.run_file).made_from
     wanted = choice.predictions_digest
     digest = records.digest([made_from.get(MADE_FROM), wanted])
-    if file.exists() and made_from.get(file.name) == digest:
+    if made_from.get(file.name) == digest and _is_whole(run, InstanceResults, file):
         return
     cases = {case_id: comparison.files[case_id] for ids in comparison.cases().values() for case_id in ids}
     places = {case_id: (find_kept_map(out_of_fold_file(run, files)), files) for case_id, files in cases.items()}

@@ -19,9 +19,10 @@ from autoseg.inference.windows import STEP, mirrored_forms
 from autoseg.progress import say
 from planners.plan import Configuration
 
-CPU_BATCH_VOXELS = 2**17
-"""Voxels of one batch, or one window where that is larger: about 50 MB of feature maps in float32. Eight windows of
-40×56×40 at once take the same processor time as one after the other, and 250 MB more (measured 2026-11, 2 cores)."""
+CPU_BATCH_VOXELS = 2**18
+"""Voxels of one batch, or one window where that is larger: about 100 MB of feature maps in float32. With windows of
+40×56×40 (two at once) a process takes 0.63 GB in all; one at once 0.53 GB and a tenth more time, eight at once 1.1 GB
+and a seventh less time (measured 2026-11, 2 cores in use by others too)."""
 GPU_BATCH_VOXELS = 2**23
 """Assumption: about 3 GB of feature maps in half precision; halved where the device is full."""
 USUAL_OUTPUTS = 32

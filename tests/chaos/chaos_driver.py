@@ -160,7 +160,8 @@ def like(reference: Path, run: Path) -> None:
 def final_state(run: Path) -> dict[str, str]:
     """Give a digest of every file that is a result: weights, predictions, choice, scores, plan, folds."""
     patterns = ("folds/*/fold_*/weights_*.safetensors", "folds/*/fold_*/validation/*.nii.gz", "predictions/*.nii.gz")
-    names = ("choice.json", "scores.json", "plan.json", "splits.json", "fingerprint.json", "metrics.json")
+    names = ("choice.json", "scores.json", "confidence.json", "metrics.json", "plan.json", "splits.json")
+    names += ("fingerprint.json",)
     files = [path for pattern in patterns for path in run.glob(pattern)] + [run / name for name in names]
     found = [path for path in files if path.exists()]
     return {str(path.relative_to(run)): hashlib.blake2b(path.read_bytes()).hexdigest()[:16] for path in sorted(found)}

@@ -211,7 +211,7 @@ def test_a_run_while_the_clock_jumps(
     print(said[-1500:])
     lost = differing(run, reference)
     record(CLOCK, trials=1, survived=int(code == 0), lost=len(lost), note="a whole run")
-    budgeted = [*run_command(tiny_dataset, tmp_path / "timed"), "--time-budget", "10min"]
+    budgeted = [*run_command(tiny_dataset, tmp_path / "timed"), "--time-budget", "10m"]
     code, said = finish(budgeted, tmp_path / "said", before=JUMPING)
     print(said[-1500:])
     record(CLOCK, trials=1, survived=int(code == 0 and is_one_message(said)), note="with --time-budget")

@@ -113,7 +113,10 @@ def damaged_record(
         good = False
     lost = 0
     if code == 0:
-        lost = len(differing(run, reference))
+        different = differing(run, reference)
+        lost = len(different)
+        if different:
+            sys.__stdout__.write(f"{name} {content[:20]!r}: other results in {different} {said[-900:]}\n")
     else:
         path.write_bytes(kept)
     return good, lost

@@ -283,6 +283,18 @@ def test_a_second_time_nothing_is_judged_again_and_what_is_missing_is_made(run, 
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize("content", ['{"protocol": "defau', ""])
+def test_damaged_measures_of_a_choice_are_made_again(run, content: str, monkeypatch, capsys) -> None:
+    choose_for_run(run)
+    before = run.metrics_file.read_bytes()
+    run.metrics_file.write_text(content)
+    monkeypatch.setattr(Comparison, "choose", None)  # what was chosen stays so
+    capsys.readouterr()
+    choose_for_run(run)
+    assert run.metrics_file.read_bytes() == before
+    assert "metrics.json is damaged; it is made again" in capsys.readouterr().err
+
+
 def test_a_kill_before_the_end_makes_all_again(run, monkeypatch) -> None:
     """Confidence is the last that is made: without it logits are still there, and the choice does not count."""
 

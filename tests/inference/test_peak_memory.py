@@ -47,7 +47,7 @@ print(json.dumps({"forms": len(starts), "rise": memory("VmHWM") - before}))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(native.kernels().library is None, reason="torch's own operators need copies")
 def test_mirrored_windows_do_not_add_up_their_memory(make_configuration):
-    patch = (32, 64, 64)
+    patch = (32, 64, 128)
     tiny = make_configuration(patch).architecture
     stages = tuple(
         replace(stage, features=features, num_blocks=2) for stage, features in zip(tiny.stages, (32, 64), strict=True)

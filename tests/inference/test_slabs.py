@@ -232,6 +232,7 @@ def test_the_way_follows_from_the_estimate():
     assert not room.takes_whole(Needs(whole=101, slabs=120), "a")
     with pytest.raises(ImageError, match=r"a needs .* as a whole, in slabs .*--max-ram"):
         room.takes_whole(Needs(whole=1000, slabs=121), "a")
+    assert room.takes_whole(Needs(whole=110, slabs=130), "a")  # what slabs save is less than they need beside
     assert room.takes_whole(Needs(whole=1000, slabs=0, because="objects"), "a")  # only an estimate
     asked = MemoryRoom(free=100, most=100, held=50, max_ram=150)
     with pytest.raises(ImageError, match="and no slabs: objects"):
