@@ -21,7 +21,8 @@ from autoseg.run_folder import RunFolder
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Give the rows; an empty line between those of two processes is nothing, a torn one fails."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def test_what_is_said_lands_in_it_with_its_kind_and_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,8 @@ def broken(run: Path) -> list[str]:
                 json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix == ".jsonl":
                 lines = path.read_text(encoding="utf-8").splitlines()
-                [json.loads(line) for line in lines[: -1 if path.name == "log.jsonl" else None]]  # torn by a kill
+                lines = lines[: -1 if path.name == "log.jsonl" else None]  # torn by a kill
+                [json.loads(line) for line in lines if line]
             elif path.suffix == ".safetensors":
                 with safe_open(path, framework="np") as file:
                     list(file.keys())
