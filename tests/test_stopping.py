@@ -26,6 +26,7 @@ with stopping.stoppable("told to end"):
 IN_A_TEXT = """
 import signal, sys
 from autoseg import stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background begins with it ignored
 def main():
     try:
         with stopping.stoppable("told to end"):
