@@ -49,6 +49,7 @@ class Results:
     def add(self, row: Row, trials: int, survived: int, lost: int, note: str) -> None:
         """Add the counts of one test to its row."""
         entry = self.found.setdefault(row.key, {**asdict(row), "trials": 0, "survived": 0, "lost": 0, "notes": []})
+        assert entry["fault"] == row.fault, f"two rows have the key {row.key}: {entry['fault']}, and {row.fault}"
         for name, number in (("trials", trials), ("survived", survived), ("lost", lost)):
             entry[name] += number
         if note and note not in entry["notes"]:

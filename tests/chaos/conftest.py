@@ -18,7 +18,7 @@ One row of the table in docs/reliability.md is one file here, named after its fa
 cannot say what was not so. Count first, with few asserts before it. A trial is one injected fault; it survived if the
 promise was kept; what is lost is a finished piece of work that had to be made again, or a result that differs.
 
-The short form is a test without a marker (all files together within about 40 s: one or two trials each, about 4 s per
+The short form is a test without a marker (all files together about two minutes: one or two trials each, about 4 s per
 run of the program); the long form has the marker ``slow``. ``make chaos`` runs both, keeps the counts in
 ``build/chaos.json`` (``AUTOSEG_CHAOS_RESULTS``), and writes the table into docs/reliability.md.
 

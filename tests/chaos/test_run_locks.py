@@ -11,27 +11,27 @@ from chaos_driver import Started, broken, final_state, finish, leftovers, like, 
 from chaos_table import Row
 
 FOLDS = Row(
-    key="6a",
+    key="7a",
     fault="all folds at once on a cold cache",
     injected="one `autoseg run --folds K` per fold, started together on an empty run folder; then the choice from all",
     promise="one store is built once while the others wait and say for whom; every fold ends as it does alone; the "
     "last process chooses from all",
 )
 SECOND = Row(
-    key="6b",
+    key="7b",
     fault="a second run on the same folds",
     injected="the same command started while the first works; again with `--wait`; again after `kill -9` of the first",
     promise="it says at once who works there (host, process, since when, command) and ends with exit code 2; with "
     "`--wait` it goes on afterwards; a killed holder stands in nobody's way",
 )
 OUTPUT = Row(
-    key="6c",
+    key="7c",
     fault="two predictions into one folder",
     injected="`autoseg predict` twice at once with one output folder",
     promise="the second waits, says for whom, and finds the images done; each image is segmented once",
 )
 LEFT = Row(
-    key="6d",
+    key="7d",
     fault="unfinished files of a killed process",
     injected="unfinished files of every kind in the run folder, one of them being written by a living process",
     promise="the next start deletes those that nobody writes, and nothing else",
