@@ -31,6 +31,9 @@ from planners.plan import Plan
 if TYPE_CHECKING:
     from autoseg.compute import Compute
 
+PLAIN_TARGET = "semantic"
+"""Takes no options, and fits every plan's labels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -171,7 +174,7 @@ def _is_for_this_process(work: Work) -> bool:
         told = ", ".join(map(str, work.claims.others())) or "another process"
         say(f"trained what was asked for. Still at work here: {told}; the last chooses, predicts and reports for all")
         return False
-    from autoseg.training.folds import trained_folds
+    from autoseg.training.fold_record import trained_folds
 
     _record_parts(work, work.plan, work.run.read(Splits, work.run.splits_file))
     record = work.record
@@ -216,19 +219,26 @@ def _preprocess(work: Work) -> None:
     from autoseg.preprocessing.populate import populate_store, store_name
     from autoseg.preprocessing.store import Store
     from autoseg.preprocessing.store_size import check_room
-    from autoseg.targets import make_target
-    from autoseg.training.folds import is_trained
+    from autoseg.training.fold_record import is_trained
 
     plan = work.plan
     names = dict.fromkeys(name for name, _ in _trainings(work))
-    for item in map(plan.configuration, names):
-        make_target(item.target, plan.labels, item.training)  # an option that is none stops here, not after training
+    _check_targets(plan, tuple(names))
     verify = not all(is_trained(work.run, plan, *pair) for pair in _trainings(work))  # else nobody reads the store
     fingerprint = work.run.read(Fingerprint, work.run.fingerprint_file)
     for name in dict.fromkeys(store_name(plan, name) for name in names):
         item, folder = plan.configuration(name), work.run.store(name)
         check_room(plan, item, fingerprint, [case.id for case in work.dataset.cases], Store(folder))
         populate_store(work.dataset, plan, item, folder, verify=verify)
+
+
+def _check_targets(plan: Plan, names: Sequence[str]) -> None:
+    """Stop at an option of a target that is none here, not after training. The plain one has none: no torch for that."""
+    items = [plan.configuration(name) for name in names]
+    for item in [item for item in items if item.target.name != PLAIN_TARGET or item.target.options]:
+        from autoseg.targets import make_target
+
+        make_target(item.target, plan.labels, item.training)
 
 
 def _trainings(work: Work) -> tuple[tuple[str, int | str], ...]:
@@ -239,7 +249,8 @@ def _trainings(work: Work) -> tuple[tuple[str, int | str], ...]:
 
 def _train(work: Work) -> None:
     from autoseg.training.estimate import say_finish_time
-    from autoseg.training.folds import is_trained, train_and_validate
+    from autoseg.training.fold_record import is_trained
+    from autoseg.training.folds import train_and_validate
     from autoseg.training.host_memory import refuse_if_short, warn_if_short
     from autoseg.training.measure import fit_to_device
     from autoseg.training.time_budget import fit_to_time

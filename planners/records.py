@@ -29,6 +29,12 @@ LONGEST_NAME = 200
 LETTERS_SHOWN = 40
 """Of a value or a name that does not fit, in a message."""
 
+PLAIN_TYPES = frozenset((float, int, str, bool, type(None)))
+"""Values that are JSON already: most of a record's, so they are asked for first."""
+
+ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""Writes the files' letters as they are. Made once: ``json.dumps`` makes one per call, thousands for a record."""
+
 
 class RecordError(ValueError):
     """A JSON value that does not fit the record it should become."""
@@ -40,8 +46,10 @@ class PlanError(ValueError):
 
 def to_json(value: Any) -> Any:
     """Turn a record into plain JSON values (dicts, lists, numbers, strings)."""
+    if type(value) in PLAIN_TYPES:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {name: to_json(getattr(value, name)) for name in _field_names(type(value))}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -159,7 +167,7 @@ def digest(value: Any) -> str:
 
 
 def _layout(value: Any, depth: int) -> str:
-    flat = json.dumps(value, ensure_ascii=False)
+    flat = ENCODER.encode(value)
     if not isinstance(value, dict | list) or not value or (len(flat) <= 100 and not _holds_records(value)):
         return flat
     pad = " " * (depth + 1)
@@ -175,7 +183,7 @@ def _holds_records(value: Any) -> bool:
 
 
 def _convert(expected: Any, value: Any, place: str) -> Any:
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    origin, arguments = _parts(expected)
     if expected is Any:
         return value
     if origin in (typing.Union, types.UnionType):
@@ -240,6 +248,17 @@ def _convert_record(expected: type, value: Any, place: str) -> Any:
         raise
     except ValueError as fault:
         raise RecordError(f"{place}: {fault}") from fault
+
+
+@functools.cache
+def _parts(expected: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Take a type apart: what it is of, such as ``tuple``, and its arguments."""
+    return typing.get_origin(expected), typing.get_args(expected)
+
+
+@functools.cache
+def _field_names(record_type: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(record_type))
 
 
 @functools.cache

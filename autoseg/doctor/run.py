@@ -107,7 +107,8 @@ def _fold(run: RunFolder, name: str, fold: int | str) -> Finding:
     from autoseg.evaluation.confidence import Confidence
     from autoseg.evaluation.overlap import Scores
     from autoseg.networks.checkpoint import load_weights
-    from autoseg.training.fold_state import FoldRecord, load_counters
+    from autoseg.training.fold_record import FoldRecord
+    from autoseg.training.fold_state import load_counters
 
     folder, title = run.fold(name, fold), f"{name} fold {fold}"
     if not folder.record.exists():

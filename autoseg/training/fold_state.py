@@ -23,47 +23,12 @@ from autoseg.networks.checkpoint import CHECKSUM, checksum
 from autoseg.run_folder import FoldFolder, write_atomic
 from autoseg.training.schedule import Bend
 from planners import records
-from planners.identity import identity_json
-from planners.plan import Configuration
 
 FAULTS = (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError)
 """What reading a damaged state may raise."""
 
 NETWORK = "network."
 """Beginning of the names of weights in a state."""
-
-LENGTH = ("epochs", "patience", "momentum_spans")
-"""Fields of ``Training`` that only go with its length: a fold may be given others and go on."""
-
-DECODE = "decode"
-"""Option of a target: settings with which its outputs are decoded, long after training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldRecord:
-    """``fold.json``: what a fold was made from, and how far it is.
-
-    Attributes:
-        configuration: digest of the configuration without its number of epochs and what only decodes.
-        split: digest of the training and validation cases and of their preprocessed data.
-        previous: digest of what their previous segmentations were made from; empty where there are none.
-        epochs: epochs of the schedule it was trained by.
-        finished: all epochs were trained.
-        validated: number of epochs after which ``scores.json`` was made, or None.
-        validation_s: seconds that it took, or None.
-        step_down: what the program changed by itself, or empty.
-        decode: digest of the decoder's settings that it was validated with; empty where there are none.
-    """
-
-    configuration: str
-    split: str
-    previous: str = ""
-    epochs: int
-    finished: bool = False
-    validated: int | None = None
-    validation_s: float | None = None
-    step_down: str = ""
-    decode: str = ""
 
 
 @dataclass(kw_only=True)
@@ -221,25 +186,3 @@ def spent_s(rows: Sequence[dict[str, Any]], counters: Counters) -> float:
     finished = sum(row["seconds"] for row in rows)
     unfinished = counters.seconds if all(row["epoch"] < counters.epoch for row in rows) else 0.0
     return finished + unfinished + counters.lost_s
-
-
-def identity(configuration_json: dict[str, Any], split: Any, *, with_decode: bool = False) -> tuple[str, str]:
-    """Give the digests a trained fold is bound to: its configuration without what only sets its end, and its split.
-
-    Args:
-        configuration_json: of the fold.
-        split: its cases.
-        with_decode: take the settings of the target's decoder too, on which no weight depends, as older programs did.
-    """
-    bound = {key: value for key, value in identity_json(configuration_json).items() if key != "estimated_bytes"}
-    bound["training"] = {key: value for key, value in bound["training"].items() if key not in LENGTH}
-    if not with_decode and DECODE in bound.get("target", {}).get("options", {}):
-        options = {key: value for key, value in bound["target"]["options"].items() if key != DECODE}
-        bound["target"] = {**bound["target"], "options": options}
-    return records.digest(bound), records.digest(split)
-
-
-def decode_digest(configuration: Configuration) -> str:
-    """Identify the settings of the target's decoder; empty where the plan has none."""
-    settings = configuration.target.options.get(DECODE)
-    return records.digest(settings) if settings else ""

@@ -6,7 +6,6 @@ message instead of mixing two experiments; more epochs extend the fold.
 
 import dataclasses
 import time
-from pathlib import Path
 
 from autoseg import room
 from autoseg.compute import Compute, free_device, prepare
@@ -17,12 +16,12 @@ from autoseg.inference.out_of_fold import choice_is_current, logits_file
 from autoseg.locks import hold
 from autoseg.options import ALL_DATA
 from autoseg.progress import say
-from autoseg.run_folder import FOLD_LOCK, FoldFolder, RunFolder, RunRecord, remove_leftovers
+from autoseg.run_folder import FOLD_LOCK, RunFolder, RunRecord, remove_leftovers
 from autoseg.targets import make_target
 from autoseg.training.cascade import NextStages, check_previous, open_cases, previous_digest
 from autoseg.training.case_losses import measure_case_losses
 from autoseg.training.collapse import empty_text, missed_text
-from autoseg.training.fold_state import FoldRecord, decode_digest, identity
+from autoseg.training.fold_record import FoldRecord, decode_digest, identity
 from autoseg.training.step_downs import adopt, are_related, give_way, own_configuration
 from autoseg.training.time_limit import time_limit
 from autoseg.training.trainer import FoldJob, train_fold
@@ -239,25 +238,3 @@ def _needs_validation(job: FoldJob, record: FoldRecord, keep_logits: bool) -> bo
     if not keep_logits or choice_is_current(job.run):
         return False
     return not all(logits_file(job.folder, case.id).exists() for case in job.validation_cases)
-
-
-def is_trained(run: RunFolder, plan: Plan, configuration: str, fold: int | str) -> bool:
-    """Tell whether a fold is trained for as many epochs as the plan says, and validated where it has cases for that."""
-    file = run.fold(configuration, fold).record
-    if not file.exists():
-        return False
-    found = run.read(FoldRecord, file)
-    validated = fold == ALL_DATA or found.validated == found.epochs
-    return found.finished and validated and found.epochs >= plan.configuration(configuration).training.epochs
-
-
-def trained_folds(run: RunFolder, configuration: str) -> tuple[tuple[int | str, FoldFolder], ...]:
-    """List the finished folds of a configuration in order."""
-    root: Path = run.root / "folds" / configuration
-    found = []
-    for path in sorted(root.glob("fold_*")):
-        text = path.name.removeprefix("fold_")
-        fold = run.fold(configuration, int(text) if text.isdigit() else text)
-        if fold.record.exists() and run.read(FoldRecord, fold.record).finished:
-            found.append((int(text) if text.isdigit() else text, fold))
-    return tuple(found)

@@ -20,7 +20,7 @@ from autoseg.networks.transfer import Row, describe_match, match_weights
 from autoseg.options import RunOptions
 from autoseg.progress import say
 from autoseg.run_folder import RunFolder
-from autoseg.training.folds import trained_folds
+from autoseg.training.fold_record import trained_folds
 from autoseg.training.start import freeze
 from planners import records
 from planners.fingerprint import Fingerprint

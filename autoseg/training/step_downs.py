@@ -11,7 +11,7 @@ from autoseg.locks import hold
 from autoseg.planning import write_by_program
 from autoseg.progress import say
 from autoseg.run_folder import FoldFolder, RunFolder, RunRecord
-from autoseg.training.fold_state import FoldRecord, identity
+from autoseg.training.fold_record import FoldRecord, identity
 from planners import records
 from planners.decision import times
 from planners.plan import Configuration, Plan

@@ -16,7 +16,7 @@ from autoseg.planning import write_by_program
 from autoseg.progress import duration, finish_time, say
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.training.estimate import Clock, measure_pace, timing_job
-from autoseg.training.fold_state import LENGTH
+from autoseg.training.fold_record import LENGTH
 from autoseg.training.length import Candidate, all_done_s, fit
 from autoseg.training.outlook import Asked, trainings_at_once, validation_s
 from autoseg.training.time_limit import (

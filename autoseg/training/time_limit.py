@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoseg.run_folder import RunFolder
-from autoseg.training.fold_state import Counters, FoldRecord, load_counters, read_progress, spent_s
+from autoseg.training.fold_record import FoldRecord
+from autoseg.training.fold_state import Counters, load_counters, read_progress, spent_s
 from planners.plan import Plan, Training
 
 RECENT_EPOCHS = 3

@@ -15,7 +15,7 @@ import autoseg
 from autoseg.cli import main
 from autoseg.networks.unet import UNet
 from autoseg.run_folder import RunFolder
-from autoseg.training.fold_state import FoldRecord
+from autoseg.training.fold_record import FoldRecord
 
 ROW = Row(
     key="5",

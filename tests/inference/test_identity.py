@@ -12,7 +12,7 @@ from autoseg.networks.checkpoint import weights_digest
 from autoseg.options import RunOptions
 from autoseg.run_folder import RunFolder
 from autoseg.training import initial
-from autoseg.training.fold_state import FoldRecord
+from autoseg.training.fold_record import FoldRecord
 from planners import records
 from planners.fingerprint import Fingerprint
 from planners.identity import LATER_FIELDS, identity_json

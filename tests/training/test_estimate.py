@@ -12,7 +12,8 @@ from autoseg.inference.sliding_window import predict_logits
 from autoseg.networks import build_network
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.training import estimate, outlook
-from autoseg.training.fold_state import FoldRecord, append_progress
+from autoseg.training.fold_record import FoldRecord
+from autoseg.training.fold_state import append_progress
 from autoseg.training.time_limit import Pace
 from autoseg.training.trainer import FoldTrainer
 from planners.plan import Configuration, Input, Plan

@@ -5,11 +5,11 @@ import torch
 
 from autoseg.errors import RunFolderError
 from autoseg.run_folder import FoldFolder
+from autoseg.training.fold_record import identity
 from autoseg.training.fold_state import (
     Counters,
     append_progress,
     drop_progress,
-    identity,
     load_counters,
     load_state,
     read_progress,

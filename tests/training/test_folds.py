@@ -22,7 +22,8 @@ from autoseg.preprocessing.preprocess import CaseGrid, PreprocessedCase
 from autoseg.preprocessing.store import Store
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.training import folds, trainer
-from autoseg.training.fold_state import FoldRecord, read_progress
+from autoseg.training.fold_record import FoldRecord
+from autoseg.training.fold_state import read_progress
 from autoseg.training.folds import fold_job, train_and_validate
 from autoseg.training.step_downs import give_way
 from autoseg.training.trainer import FoldTrainer

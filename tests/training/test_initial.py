@@ -13,7 +13,7 @@ from autoseg.networks.checkpoint import weights_digest
 from autoseg.options import RunOptions
 from autoseg.run_folder import RunFolder, RunRecord
 from autoseg.training import initial
-from autoseg.training.fold_state import FoldRecord
+from autoseg.training.fold_record import FoldRecord
 from autoseg.training.start import put_initial_weights
 from autoseg.training.step_downs import keep_step_down
 from planners.edit import set_value

@@ -33,7 +33,8 @@ from autoseg.training import overfit as overfitting
 from autoseg.training.case_losses import measure_case_losses
 from autoseg.training.collapse import collapse_text
 from autoseg.training.estimate import measure_pace
-from autoseg.training.fold_state import FoldRecord, identity, read_progress
+from autoseg.training.fold_record import FoldRecord, identity
+from autoseg.training.fold_state import read_progress
 from autoseg.training.folds import fold_job
 from autoseg.training.measure import measure_step
 from autoseg.training.overfit import overfit, score_objects

@@ -12,7 +12,8 @@ from autoseg import planning
 from autoseg.errors import OptionError
 from autoseg.options import RunOptions
 from autoseg.run_folder import RunFolder, RunRecord
-from autoseg.training.fold_state import Counters, FoldRecord
+from autoseg.training.fold_record import FoldRecord
+from autoseg.training.fold_state import Counters
 from autoseg.training.folds import fold_job
 from autoseg.training.outlook import remaining_s, validation_s
 from autoseg.training.schedule import end_at, last_epoch

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from autoseg.run_folder import RunFolder
-from autoseg.training.fold_state import Counters, FoldRecord
+from autoseg.training.fold_record import FoldRecord
+from autoseg.training.fold_state import Counters
 from autoseg.training.schedule import Bend, end_at, last_epoch
 from autoseg.training.time_limit import (
     Length,
