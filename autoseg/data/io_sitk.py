@@ -80,7 +80,8 @@ class SitkImage(Image):
         self.num_channels = 3 if self.has_alpha else components * (self.size[3] if len(self.size) == 4 else 1)
         self.notes = (ALPHA_NOTE,) if self.has_alpha else ()
         self.components = components
-        self.tags = {} if reader_name == "NiftiImageIO" else dict(_tags(reader))  # those of NIfTI are the header once more
+        is_nifti = reader_name == "NiftiImageIO"
+        self.tags = {} if is_nifti else dict(_tags(reader))  # those of NIfTI are its header once more
         self.modality = self.tags.get(MODALITY, "").strip()
 
     def read(self, box: Box | None = None) -> np.ndarray:
