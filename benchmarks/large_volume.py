@@ -15,11 +15,11 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from process_tree import Tree
+from made_plans import make_configuration, make_plan
+from memory_curve import watch_command, write_picture
 
 from autoseg.data.image import Geometry
 from autoseg.data.io import open_image
@@ -27,23 +27,8 @@ from autoseg.data.region_writing import RegionWriter
 from autoseg.networks import build_network, save_weights
 from autoseg.options import parse_bytes
 from autoseg.run_folder import RunFolder
-from planners.fingerprint import Channel
-from planners.labels import LabelClass, Labels
-from planners.plan import (
-    Architecture,
-    Configuration,
-    Input,
-    MemoryBudget,
-    Output,
-    Plan,
-    Resampling,
-    Stage,
-    Target,
-    Training,
-)
 
-FEATURES, STAGES = 8, 3
-INTERVAL_S = 0.1
+FEATURES, STAGES, NUM_CLASSES = 8, 3, 3
 SPHERES_PER_SIDE = 4
 
 
@@ -65,61 +50,11 @@ def write_volume(path: Path, size: int) -> None:
 
 def write_model(folder: Path, patch: int) -> None:
     """Write a run folder of one untrained fold."""
-    ones, twos, threes = (1,) * 3, (2,) * 3, (3,) * 3
-    stages = tuple(
-        Stage(features=FEATURES, kernel=threes, stride=twos if index else ones, num_blocks=1) for index in range(STAGES)
-    )
-    architecture = Architecture(
-        family="plain-unet",
-        dimensions=3,
-        stages=stages,
-        num_decoder_blocks=(1,) * (STAGES - 1),
-        outputs=(Output(stride=ones, loss_weight=1.0),),
-    )
-    configuration = Configuration(
-        name="3d_fullres",
-        inputs=(Input(channels=1),),
-        spacing_mm=(1.0, 1.0, 1.0),
-        median_shape=(float(patch),) * 3,
-        patch_size=(patch,) * 3,
-        output_size=(patch,) * 3,
-        batch_size=2,
-        normalization=("zscore",),
-        use_mask_for_norm=(False,),
-        resampling=Resampling(),
-        target=Target(name="semantic", num_outputs=3),
-        architecture=architecture,
-        training=Training(),
-        estimated_bytes=0,
-    )
-    plan = Plan(
-        dataset="spheres",
-        planner="default",
-        budget=MemoryBudget(),
-        axis_order=(0, 1, 2),
-        channels=(Channel(name="made in code"),),
-        labels=Labels(classes=tuple(LabelClass(name=str(index), value=index) for index in range(3))),
-        configurations=(configuration,),
-    )
+    item = make_configuration((patch,) * 3, FEATURES, STAGES, NUM_CLASSES, most_features=FEATURES, num_blocks=1)
     run = RunFolder(folder)
-    run.write(plan, run.plan_file)
-    network = build_network(architecture, 1, 3, seed=0)
-    save_weights(run.fold(configuration.name, 0).weights_last, network, {"step": "0"})
-
-
-def predict(command: list[str]) -> tuple[list[tuple[float, float]], float]:
-    """Run a command; give its resident memory over time (s, MB), and its processor seconds."""
-    started, curve, cpu = time.monotonic(), [], 0.0
-    process = subprocess.Popen(command)
-    tree = Tree(process.pid)
-    while process.poll() is None:
-        memory, cpu = tree.memory(), max(cpu, tree.cpu())
-        if memory:
-            curve.append((time.monotonic() - started, memory))
-        time.sleep(INTERVAL_S)
-    if process.returncode:
-        raise SystemExit(f"the prediction ended with {process.returncode}")
-    return curve, cpu
+    run.write(make_plan(item), run.plan_file)
+    network = build_network(item.architecture, 1, NUM_CLASSES, seed=0)
+    save_weights(run.fold(item.name, 0).weights_last, network, {"step": "0"})
 
 
 def work(model: str, image: str, output: str, max_ram: str, step: str) -> None:
@@ -129,41 +64,6 @@ def work(model: str, image: str, output: str, max_ram: str, step: str) -> None:
 
     SPEEDS["wide"] = Speed(name="wide", mirror=False, step=float(step), max_folds=None, because="this benchmark")
     predict_folder(model, image, output, max_ram=max_ram, speed="wide", device="cpu")
-
-
-def draw(curve: list[tuple[float, float]], limit_mb: float, title: str) -> str:
-    """Draw memory over time with the limit as a line."""
-    width, height, left, top, bottom = 720, 300, 60, 40, 40
-    longest, highest = curve[-1][0], 1.1 * max(limit_mb, max(memory for _, memory in curve))
-
-    def place(seconds: float, memory: float) -> str:
-        x = left + (width - left - 20) * seconds / longest
-        return f"{x:.1f},{top + (height - top - bottom) * (1 - memory / highest):.1f}"
-
-    step = max(len(curve) // 700, 1)
-    bands = [curve[start : start + step] for start in range(0, len(curve), step)]
-    points = " ".join(place(band[0][0], max(memory for _, memory in band)) for band in bands)
-    end_y, base = place(0, limit_mb).split(",")[1], place(0, 0).split(",")[1]
-    levels = [(value, place(0, value).split(",")[1]) for value in np.arange(0, highest, 1000)]
-    marks = "".join(
-        f'<text x="{left - 6}" y="{float(y) + 4:.1f}" text-anchor="end">{value / 1000:g}</text>'
-        f'<line x1="{left}" x2="{width - 20}" y1="{y}" y2="{y}" stroke="#ddd"/>'
-        for value, y in levels
-    )
-    times = "".join(
-        f'<text x="{place(longest * part, 0).split(",")[0]}" y="{height - bottom + 16}" text-anchor="middle">'
-        f"{longest * part:.0f} s</text>"
-        for part in (0, 0.25, 0.5, 0.75, 1)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="12" role="img"><title>{title}</title><rect width="{width}" height="{height}" fill="white"/>'
-        f'<text x="{left}" y="22" font-size="14">{title}</text>'
-        f'<text x="{left}" y="{top - 4}" fill="#555">resident memory, GB</text>{marks}{times}'
-        f'<line x1="{left}" x2="{width - 20}" y1="{end_y}" y2="{end_y}" stroke="#c33" stroke-dasharray="6 4"/>'
-        f'<text x="{width - 22}" y="{float(end_y) - 5:.1f}" text-anchor="end" fill="#c33">--max-ram</text>'
-        f'<polyline points="{left},{base} {points}" fill="none" stroke="#2266aa" stroke-width="1.5"/></svg>\n'
-    )
 
 
 def main() -> None:
@@ -186,19 +86,20 @@ def main() -> None:
             image = folder / "volume.nii.gz"
         places = [str(folder / "run"), str(image), str(folder / "out")]
         command = [sys.executable, __file__, "--worker", *places, options.max_ram, str(options.step)]
-        started = time.monotonic()
-        curve, cpu = predict(command)
-        seconds, peak = time.monotonic() - started, max(memory for _, memory in curve)
+        curve = watch_command(f"{options.size}³", command, folder / "log.txt")
         found = open_image([folder / "out" / image.name])
         values = np.unique(found.read(((options.size // 2, options.size // 2 + 1), *[(0, options.size)] * 2)))
-        limit = parse_bytes(options.max_ram) / 2**20
+        limit = parse_bytes(options.max_ram)
         title = f"{options.size}³ voxels, uint8{options.ending}, patch {options.patch}³, {FEATURES} features"
-        print(f"{title}, step {options.step:g}: peak {peak:.0f} MB of {limit:.0f} MB, {seconds:.0f} s, {cpu:.0f} CPU s")
+        print(
+            f"{title}, step {options.step:g}: peak {curve.peak_mb:.0f} MB of {limit / 10**6:.0f} MB, "
+            f"{curve.wall_s:.0f} s, {curve.cpu_s:.0f} CPU s"
+        )
         print(f"segmentation {found.shape}, {found.dtype}, values in its middle slice {values.tolist()}")
         if options.picture is not None:
             options.picture.parent.mkdir(parents=True, exist_ok=True)
-            options.picture.write_text(draw(curve, limit, title), encoding="utf-8")
-        if peak > limit or found.shape != (options.size,) * 3:
+            write_picture(options.picture, f"Memory while {title} is predicted", [curve], limit / 10**9)
+        if curve.peak_mb > limit / 10**6 or found.shape != (options.size,) * 3:
             raise SystemExit("the peak is above the limit, or the segmentation is not of the image's grid")
 
 

@@ -23,18 +23,32 @@ from planners.plan import (
 )
 
 
-def make_configuration(patch: tuple[int, ...], features: int, num_stages: int, num_outputs: int) -> Configuration:
+def make_configuration(
+    patch: tuple[int, ...],
+    features: int,
+    num_stages: int,
+    num_outputs: int,
+    *,
+    most_features: int = 320,
+    num_blocks: int = 2,
+) -> Configuration:
+    """Make a plain U-Net's configuration at 1 mm; its features are doubled at every stage up to the most."""
     dimensions = len(patch)
     ones, twos, threes = (1,) * dimensions, (2,) * dimensions, (3,) * dimensions
     stages = tuple(
-        Stage(features=min(features * 2**index, 320), kernel=threes, stride=twos if index else ones, num_blocks=2)
+        Stage(
+            features=min(features * 2**index, most_features),
+            kernel=threes,
+            stride=twos if index else ones,
+            num_blocks=num_blocks,
+        )
         for index in range(num_stages)
     )
     architecture = Architecture(
         family="plain-unet",
         dimensions=dimensions,
         stages=stages,
-        num_decoder_blocks=(2,) * (num_stages - 1),
+        num_decoder_blocks=(num_blocks,) * (num_stages - 1),
         outputs=(Output(stride=ones, loss_weight=1.0),),
     )
     return Configuration(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-PAGE_MB, TICKS = os.sysconf("SC_PAGE_SIZE") / 2**20, os.sysconf("SC_CLK_TCK")
+PAGE_MB, TICKS = os.sysconf("SC_PAGE_SIZE") / 10**6, os.sysconf("SC_CLK_TCK")
 
 
 class Tree:
@@ -26,7 +26,7 @@ class Tree:
         return found
 
     def memory(self) -> float:
-        """Resident memory in MB; where there are several processes, pages they share are counted once."""
+        """Resident memory in MB (10⁶ bytes); where there are several processes, pages they share are counted once."""
         pids, kib = self.pids(), 0
         if len(pids) == 1:  # the cheaper file, read without a walk through the page tables
             with contextlib.suppress(OSError):
@@ -34,7 +34,7 @@ class Tree:
         for pid in pids:
             with contextlib.suppress(OSError, IndexError):
                 kib += int(Path(f"/proc/{pid}/smaps_rollup").read_text().partition("Pss:")[2].split()[0])
-        return kib / 1024
+        return kib * 1024 / 10**6
 
     def cpu(self) -> float:
         ticks = 0
