@@ -3,8 +3,12 @@
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+SHARE = 0.02
+"""Of one core that sampling may take."""
 
 PAGE_MB, TICKS = os.sysconf("SC_PAGE_SIZE") / 10**6, os.sysconf("SC_CLK_TCK")
 
@@ -45,12 +49,18 @@ class Tree:
 
     @contextlib.contextmanager
     def watch(self, every: float = 0.02) -> Iterator[None]:
-        """Sample the memory while the block runs, ``every`` so many seconds."""
+        """Sample the memory while the block runs, ``every`` so many seconds, or as seldom as keeps it cheap.
+
+        Walking the page tables of many processes takes time; it must not slow down what is measured.
+        """
         stop = threading.Event()
 
         def sample() -> None:
-            while not stop.wait(every):
+            wait = every
+            while not stop.wait(wait):
+                began = time.thread_time()
                 self.peak = max(self.peak, self.memory())
+                wait = max(every, (time.thread_time() - began) / SHARE)
 
         self.peak, thread = self.memory(), threading.Thread(target=sample)
         thread.start()
