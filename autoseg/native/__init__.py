@@ -10,6 +10,7 @@ Two switches in the environment: ``AUTOSEG_NATIVE=0`` does without, ``AUTOSEG_CA
 file and for what ``measured`` keeps (default ``~/.cache/autoseg``).
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -73,7 +74,7 @@ def kernels() -> Kernels:
 
 
 def cache_folder() -> Path:
-    """The folder of the compiled file: the user's own, made if it is missing."""
+    """The folder of the compiled file: the user's own, made if it is missing; else one that goes with the process."""
     root = (
         os.environ.get("AUTOSEG_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoseg"
     )
@@ -81,7 +82,9 @@ def cache_folder() -> Path:
         Path(root).mkdir(mode=0o700, parents=True, exist_ok=True)
         return Path(root)
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="autoseg-"))
+        folder = Path(tempfile.mkdtemp(prefix="autoseg-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
 
 def build(compiler: str, folder: Path, flags: tuple[str, ...] = FLAGS) -> Path:

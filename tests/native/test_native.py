@@ -1,6 +1,7 @@
 """Compiled operators: built once, found again, and done without where they cannot be built."""
 
 import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -88,6 +89,18 @@ def test_an_unwritable_folder_falls_back(monkeypatch, tmp_path):
     folder.rmdir()
     monkeypatch.setenv("AUTOSEG_CACHE", str(tmp_path / "mine"))
     assert native.cache_folder() == tmp_path / "mine"
+
+
+@needs_compiler
+def test_what_is_compiled_beside_an_unwritable_folder_goes_with_the_process(tmp_path):
+    (tmp_path / "file").write_text("")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "AUTOSEG_CACHE": str(tmp_path / "file" / "folder"), "TMPDIR": str(temporary)}
+    text = "from autoseg import native; print(native.kernels().library is not None)"
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
