@@ -64,8 +64,14 @@ FOLD_LOCK = ".lock"
 MARKING_S = 0.1  # assumption: a file is marked as in use sooner after it was made
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, *, lasting: bool = True) -> None:
     """Write a file whole or not at all (temporary file in the same folder, fsync, rename).
+
+    Args:
+        path: of the file; its folder is made if it is missing.
+        content: text is written as UTF-8.
+        lasting: wait until the disk has it, which takes milliseconds. Without, a power cut (nothing less) may undo or
+            damage what was written in the minute before it: for what is checked when it is read, and made again.
 
     Raises:
         RoomError: the disk does not hold it; what was there before is as it was.
@@ -77,8 +83,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException as fault:

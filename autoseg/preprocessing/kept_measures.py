@@ -2,7 +2,8 @@
 
 import dataclasses
 import io
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ class KeptCase:
         facts: of the check.
         measure: of the fingerprint; None where the case has no sound label.
         files: as they were read.
+        crc32: of the sample and of the objects, where there are any; files of older programs lack it.
     """
 
     format: int = FORMAT
@@ -66,6 +68,7 @@ class KeptCase:
     facts: CaseFacts
     measure: CaseMeasure | None
     files: tuple[FileStamp, ...]
+    crc32: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,10 @@ class KeptMeasure:
                 return None
             if files != record.files:  # the same content at another time: it need not be read again
                 write_atomic(self.record_file, records.dumps(dataclasses.replace(record, files=files)))
-            sample = None if record.measure is None else np.load(self.sample_file)
+            sample = None if record.measure is None else _read_array(self.sample_file, record.crc32.get("sample"))
             objects = None
             if record.measure is not None and record.measure.has_objects:
-                objects = MeasuredObjects.from_array(np.load(self.objects_file))
+                objects = MeasuredObjects.from_array(_read_array(self.objects_file, record.crc32.get("objects")))
         except (RunFolderError, OSError, EOFError, ValueError):
             return None
         return Measured(dataclasses.replace(record.facts, group=self.group), record.measure, sample, objects)
@@ -124,17 +127,32 @@ class KeptMeasure:
             return None
 
     def keep(self, key: str, case: Measured, files: tuple[FileStamp, ...]) -> None:
-        """Write all files."""
+        """Write all files. None of them is waited for: what a power cut damages is noticed by ``find``."""
+        crc32 = {}
         if case.sample_CN is not None:
-            _write_array(self.sample_file, case.sample_CN)
+            crc32["sample"] = _write_array(self.sample_file, case.sample_CN)
         if case.objects is not None:
-            _write_array(self.objects_file, case.objects.to_array())
-        write_atomic(
-            self.record_file, records.dumps(KeptCase(key=key, facts=case.facts, measure=case.measure, files=files))
-        )
+            crc32["objects"] = _write_array(self.objects_file, case.objects.to_array())
+        record = KeptCase(key=key, facts=case.facts, measure=case.measure, files=files, crc32=crc32)
+        write_atomic(self.record_file, records.dumps(record), lasting=False)
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
+def _write_array(path: Path, array: np.ndarray) -> int:
+    """Write an array; give the checksum of the file."""
     content = io.BytesIO()
     np.save(content, array)
-    write_atomic(path, content.getvalue())
+    write_atomic(path, content.getvalue(), lasting=False)
+    return zlib.crc32(content.getbuffer())
+
+
+def _read_array(path: Path, crc32: int | None) -> np.ndarray:
+    """Read an array.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    content = path.read_bytes()
+    if crc32 is not None and zlib.crc32(content) != crc32:
+        raise ValueError(f"{path} is damaged")
+    array: np.ndarray = np.load(io.BytesIO(content))
+    return array

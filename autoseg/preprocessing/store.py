@@ -278,8 +278,6 @@ class Store:
         arrays = {"image": case.image_CZYX, "labels": case.labels_LZYX, "locations": rows}
         self._record_path(case_id).unlink(missing_ok=True)  # from here to its return, the case does not exist
         num_bytes = {kind: self._write_array(case_id, kind, array) for kind, array in arrays.items()}
-        for kind in arrays:  # all at the end: the system has begun to write the first ones meanwhile
-            flush(array_path(self.folder, case_id, kind))
         c, z, y, x = case.image_CZYX.shape
         record = StoredRecord(
             digest=digest,
@@ -299,7 +297,7 @@ class Store:
 
     def write_record(self, case_id: str, record: StoredRecord) -> None:
         """Write a case's record, whole or not at all."""
-        write_atomic(self._record_path(case_id), records.dumps(record))
+        write_atomic(self._record_path(case_id), records.dumps(record), lasting=False)
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of a process that was killed."""
@@ -345,15 +343,6 @@ class Store:
                 raise room.no_disk(path, array.nbytes, fault) from fault
             raise
         return num_bytes
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def array_path(folder: Path, case_id: str, kind: str) -> Path:

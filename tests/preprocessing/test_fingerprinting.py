@@ -188,6 +188,19 @@ def test_an_interrupted_measurement_goes_on(root: Path, tmp_path: Path, monkeypa
     assert sorted(read) == ["c1", "c2"]
 
 
+def test_a_sample_that_never_reached_the_disk_is_measured_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a file may have its length and its first block, and zeros behind."""
+    first = measured(root, tmp_path / "kept")
+    sample = tmp_path / "kept" / "train_c1.npy"
+    content = sample.read_bytes()
+    sample.write_bytes(content[:128] + bytes(len(content) - 128))
+    read = count_readings(monkeypatch)
+    assert measured(root, tmp_path / "kept") == first
+    assert read == ["c1"]
+
+
 def test_a_changed_file_is_measured_anew_alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measured(root, tmp_path / "kept")
     read = count_readings(monkeypatch)

@@ -223,9 +223,21 @@ def test_cases_of_other_names_go_with_all_their_files(tmp_path: Path) -> None:
     assert store.keep_only({"a.b"}) == []
 
 
-def test_arrays_are_on_the_disk_before_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    monkeypatch.setattr("autoseg.preprocessing.store.flush", lambda path: events.append(path.name))
-    monkeypatch.setattr(Store, "write_record", lambda *_: events.append("record"))
+def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(Store, "write_record", lambda *_: found.extend(path.name for path in tmp_path.iterdir()))
     write(Store(tmp_path), make_case())
-    assert events == ["case_1.image.npy", "case_1.labels.npy", "case_1.locations.npy", "record"]
+    assert sorted(found) == ["case_1.image.npy", "case_1.labels.npy", "case_1.locations.npy"]
+
+
+@pytest.mark.parametrize("kind", ["image", "labels", "locations"])
+def test_an_array_that_never_reached_the_disk_is_noticed(tmp_path: Path, kind: str) -> None:
+    """After a power cut a file may have its length and its first block, and zeros behind."""
+    store = Store(tmp_path)
+    write(store, make_case())
+    path = tmp_path / f"case_1.{kind}.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128))
+    record = store.record("case_1")
+    assert record is not None
+    assert not store.is_intact("case_1", record)
