@@ -42,7 +42,7 @@ def test_every_kind_of_warning_is_told_once(make_run: Callable[..., RunFolder]) 
     page = write_report(run).read_text()
     assert '<section id="warnings">' in page
     assert "cases c0 and c1 &lt;hold&gt; the same image" in page
-    assert 'href="#warnings"' in page
+    assert '<a href="#warnings">Warnings (5)</a>' in page
 
 
 def test_a_run_without_any_has_no_such_section(make_run: Callable[..., RunFolder]) -> None:
