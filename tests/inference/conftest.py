@@ -1,5 +1,8 @@
 """Tests of inference: quiet, and runs with untrained networks."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from autoseg.evaluation.selection import Choice
@@ -8,6 +11,8 @@ from autoseg.run_folder import RunFolder
 from planners.fingerprint import Channel
 from planners.labels import LabelClass, Labels
 from planners.plan import MemoryBudget, Plan
+
+sys.path.insert(0, str(Path(__file__).parent))  # the modules beside this file; tests are no package
 
 LABELS = Labels(classes=tuple(LabelClass(name=name, value=v) for name, v in (("air", 0), ("rim", 127), ("core", 255))))
 

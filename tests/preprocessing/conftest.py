@@ -1,6 +1,8 @@
 """A small plan to vary: one configuration, with only what preprocessing reads made to order."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from planners.fingerprint import Channel, Intensities
 from planners.labels import LabelClass, Labels
 from planners.plan import Configuration, MemoryBudget, Plan
+
+sys.path.insert(0, str(Path(__file__).parent))  # the modules beside this file; tests are no package
 
 PlanMaker = Callable[..., tuple[Plan, Configuration]]
 

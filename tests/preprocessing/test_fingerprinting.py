@@ -1,21 +1,18 @@
-"""The fingerprint is nnU-Net's; it is measured in one reading with the check, kept per case, and bounded in memory."""
+"""The fingerprint is nnU-Net's; it is measured in one reading with the check, and bounded in memory."""
 
 import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from organ_cases import NUM_CASES, make_organs, measured, opened
 
 from autoseg.data import check as check_module
 from autoseg.data.check import check_dataset
-from autoseg.data.dataset import Dataset, DatasetSource, open_dataset
 from autoseg.errors import DatasetError
 from autoseg.preprocessing import fingerprinting
 from autoseg.preprocessing.cropping import nonzero_box
@@ -30,44 +27,11 @@ from planners import records
 from planners.fingerprint import Fingerprint
 from planners.labels import LabelClass, Labels
 
-NUM_CASES = 4
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Four cases of one channel in a frame of zeros, with a label of two classes and an ignored corner."""
-    root = tmp_path / "organs"
-    for folder in ("imagesTr", "labelsTr"):
-        (root / folder).mkdir(parents=True)
-    for case in range(NUM_CASES):
-        write_case(root, case)
-    labels = {"background": 0, "organ": 3, "vessel": 7, "ignore": 9}
-    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels}))
-    return root
-
-
-def write_case(root: Path, case: int, offset: int = 0) -> None:
-    rng = np.random.default_rng(case)
-    image = np.zeros((8, 10 + case, 12), dtype=np.int16)
-    image[1:, 2:, 3:] = rng.integers(1, 1000, size=(7, 8 + case, 9)) + offset
-    label = np.zeros(image.shape, dtype=np.uint8)
-    label[2:6, 3:8, 4:9] = 3
-    label[3, 4, 5:8] = 7
-    label[7, 8, 9:] = 9
-    for array, path in ((image, f"imagesTr/c{case}_0000.nii.gz"), (label, f"labelsTr/c{case}.nii.gz")):
-        file = SimpleITK.GetImageFromArray(array)
-        file.SetSpacing((0.5, 0.6, 2.0 + case))
-        SimpleITK.WriteImage(file, str(root / path))
-
-
-def opened(root: Path) -> Dataset:
-    return open_dataset(DatasetSource(dataset=root))
-
-
-def measured(root: Path, folder: Path | None = None, **options: Any) -> Fingerprint:
-    result, fingerprint = check_and_measure(opened(root), folder, threads=2, **options)
-    assert fingerprint is not None, result.text()
-    return fingerprint
+    return make_organs(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------- facts
@@ -154,80 +118,6 @@ def test_the_check_says_the_same_with_and_without_measuring(root: Path) -> None:
     assert fingerprint is not None
     assert result == check_dataset(opened(root), threads=1)
     assert [item.kind for item in result.problems] == ["constant-image"]
-
-
-# -------------------------------------------------------------------------------------------------------------- kept
-
-
-def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    read: list[str] = []
-    original = fingerprinting.examine_case
-
-    def counted(case: Any, **options: Any) -> Any:
-        read.append(case.id)
-        return original(case, **options)
-
-    monkeypatch.setattr(fingerprinting, "examine_case", counted)
-    return read
-
-
-def test_every_case_is_read_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = count_readings(monkeypatch)
-    first = measured(root, tmp_path / "kept")
-    assert sorted(read) == ["c0", "c1", "c2", "c3"]
-    assert measured(root, tmp_path / "kept") == first
-    assert len(read) == NUM_CASES
-
-
-def test_an_interrupted_measurement_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = measured(root, tmp_path / "kept")
-    (tmp_path / "kept" / "train_c2.json").unlink()
-    (tmp_path / "kept" / "train_c1.npy").write_bytes(b"half a fi")
-    read = count_readings(monkeypatch)
-    assert measured(root, tmp_path / "kept") == first
-    assert sorted(read) == ["c1", "c2"]
-
-
-def test_a_sample_that_never_reached_the_disk_is_measured_anew(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a power cut a file may have its length and its first block, and zeros behind."""
-    first = measured(root, tmp_path / "kept")
-    sample = tmp_path / "kept" / "train_c1.npy"
-    content = sample.read_bytes()
-    sample.write_bytes(content[:128] + bytes(len(content) - 128))
-    read = count_readings(monkeypatch)
-    assert measured(root, tmp_path / "kept") == first
-    assert read == ["c1"]
-
-
-def test_a_changed_file_is_measured_anew_alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = measured(root, tmp_path / "kept")
-    read = count_readings(monkeypatch)
-    os.utime(root / "imagesTr/c0_0000.nii.gz", ns=(1, 1))  # touched, not changed
-    write_case(root, 3, offset=5)
-    second = measured(root, tmp_path / "kept")
-    assert read == ["c3"]
-    assert second.channels != first.channels
-    assert second == measured(root)
-
-
-def test_a_case_with_a_problem_is_not_passed_over_when_it_is_mended(root: Path, tmp_path: Path) -> None:
-    label = root / "labelsTr/c1.nii.gz"
-    shutil.copy(label, tmp_path / "good.nii.gz")
-    label.write_bytes(label.read_bytes()[:60])
-    assert check_and_measure(opened(root), tmp_path / "kept")[1] is None
-    shutil.copy(tmp_path / "good.nii.gz", label)
-    assert measured(root, tmp_path / "kept") == measured(root)
-
-
-def test_other_labels_are_measured_anew(root: Path, tmp_path: Path) -> None:
-    first = measured(root, tmp_path / "kept")
-    labels = {"background": 0, "organ": 3, "vessel": 7, "corner": 9}
-    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels}))
-    second = measured(root, tmp_path / "kept")
-    assert second.channels[0].intensities != first.channels[0].intensities
-    assert second == measured(root)
 
 
 def test_places_of_classes_and_axes(root: Path) -> None:
