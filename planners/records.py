@@ -279,7 +279,7 @@ def _convert_scalar(expected: Any, value: Any, place: str) -> Any:
     if expected is int and not isinstance(value, bool):
         if isinstance(value, int):
             return value
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST:
             return int(value)
     if expected is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):

@@ -18,12 +18,16 @@ from autoseg.data.folders import describe_folder, list_images, some
 from autoseg.data.io import image_stem
 from autoseg.data.splits import Splits
 from autoseg.errors import DatasetError
+from planners.records import short
 
 IMAGES = ("images", "image", "imgs", "img", "imagesTr")
 LABELS = ("labels", "label", "masks", "annotations", "segmentations", "gt", "labelsTr")
 TESTS = ("test", "imagesTs", "test_images", "images_test", "test/images", "test/image")
 PARENTS = ("", "train", "training")
 """Names under which the folders of a plain layout are looked for."""
+
+LONGEST_PART, LONGEST_PATH = 255, 4095
+"""Bytes of a file's name and of a whole path; Linux takes no more (limits.h)."""
 
 
 @dataclass(kw_only=True)
@@ -216,6 +220,16 @@ def _as_list(value: Any) -> Sequence[str]:
 
 
 def resolve(name: Any, root: Path) -> Path:
-    """Give the file that a table names: variables and ``~`` expanded, relative to the table's folder."""
-    path = Path(os.path.expanduser(os.path.expandvars(str(name))))
-    return path if path.is_absolute() else Path(os.path.normpath(root / path))
+    """Give the file that a table names: variables and ``~`` expanded, relative to the table's folder.
+
+    Raises:
+        DatasetError: no file system takes such a name.
+    """
+    path = Path(os.path.normpath(root / os.path.expanduser(os.path.expandvars(str(name)))))
+    longest = max(len(part.encode(errors="replace")) for part in path.parts)
+    if longest > LONGEST_PART or len(str(path).encode(errors="replace")) > LONGEST_PATH:
+        raise DatasetError(
+            f"{root}: the file name {short(str(name))} has {len(str(name))} letters, more than file systems take. "
+            "Correct it in the table or dataset.json"
+        )
+    return path

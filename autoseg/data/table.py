@@ -7,9 +7,11 @@ from pathlib import Path
 
 from autoseg.data.cases import Case, Mismatch
 from autoseg.data.dataset_json import read_text
+from autoseg.data.folders import some
 from autoseg.data.layouts import Found, resolve
 from autoseg.data.splits import Fold, Splits
 from autoseg.errors import DatasetError
+from planners.records import short
 
 HEADER = "case,image[,image…],label[,group,split,labels_present,classes]"
 PRESENT = "labels_present"
@@ -38,7 +40,8 @@ def find_table(path: Path) -> Found:
     """
     header, rows = _rows(path)
     if "case" not in header or not any(name.startswith("image") for name in header):
-        raise DatasetError(f"{path} has the columns {', '.join(header)}; needed are {HEADER}. Correct its first line")
+        shown = some([short(name) for name in header])
+        raise DatasetError(f"{path} has the columns {shown}; needed are {HEADER}. Correct its first line")
     pictures = [name for name in header if name.startswith("image")]
     found = Found(layout="table", cases=[], channels=_channels(pictures))
     splits: dict[str, str] = {}
@@ -50,7 +53,7 @@ def find_table(path: Path) -> Found:
             continue
         case = cells[header.index("case")]
         if case in first_line:
-            faults.append(f"line {line} repeats case {case} of line {first_line[case]}")
+            faults.append(f"line {line} repeats case {short(case)} of line {first_line[case]}")
         first_line.setdefault(case, line)
         row = dict(zip(header, cells, strict=True))
         images = [cell for name, cell in zip(header, cells, strict=True) if name in pictures]

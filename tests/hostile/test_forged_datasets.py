@@ -47,6 +47,25 @@ def test_case_ids_of_a_description_cannot_be_paths(do: Do, given: Path, name: st
     assert "files are named after it" in ending.says
 
 
+@pytest.mark.parametrize("name", ["imagesTr/" + "a" * 256, "a/" * 2100 + "a.nii.gz", "imagesTr/" + "é" * 130])
+@pytest.mark.parametrize("described_by", ["table", "decathlon", "described"])
+def test_names_of_files_that_no_file_system_takes(do: Do, given: Path, name: str, described_by: str) -> None:
+    lay_dataset(given)
+    content: dict[str, Any] = {"channel_names": ["MRI"], "labels": {"background": 0, "rim": 1}}
+    if described_by == "table":
+        (given / "dataset.json").unlink()
+        (given / "table.csv").write_text(f"case,image,label\na,{name},labelsTr/a.nii.gz\n")
+    elif described_by == "decathlon":
+        content["training"] = [{"image": name, "label": "labelsTr/a.nii.gz"}]
+        (given / "dataset.json").write_text(json.dumps(content))
+    else:
+        content["dataset"] = {"a": {"images": [name], "label": "labelsTr/a.nii.gz"}}
+        (given / "dataset.json").write_text(json.dumps(content))
+    ending = do("dataset", str(given / ("table.csv" if described_by == "table" else "dataset.json")))
+    assert ending.kind == "DatasetError"
+    assert "more than file systems take" in ending.says
+
+
 @pytest.mark.parametrize("name", ["../../a", "/tmp/a", "a/../../b"])
 def test_case_ids_of_a_table_cannot_be_paths(do: Do, given: Path, name: str, strays: Callable[[], set[str]]) -> None:
     lay_dataset(given)
