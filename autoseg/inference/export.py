@@ -20,11 +20,15 @@ from autoseg.inference.instances import class_map, classes_on_grid, segment_obje
 from autoseg.inference.logits_part import LogitsPart, average
 from autoseg.preprocessing.label_resampling import resample_label
 from autoseg.preprocessing.preprocess import CaseGrid, cropped_view, shape_as_read, uncrop_and_untranspose
+from autoseg.preprocessing.resampling import LogitsResampler
 from autoseg.targets import Target
 from autoseg.targets.instance_target import InstanceTarget
 from planners.plan import Plan
 
 SLAB_BYTES = 2**22  # measured 2026-11: fastest from 2**20 to 2**23, where a slab stays in the processor's cache
+LARGEST_PARTS = (
+    8  # of the slices per thread: the last ones to end leave others idle; each part lays two slices out anew
+)
 PROBABILITIES_ENDING = ".probabilities.npy"
 
 
@@ -89,6 +93,8 @@ def segment(
     segmentation = np.zeros(shape_as_read(grid, plan.axis_order), dtype=np.min_scalar_type(plan.labels.num_classes))
     inside = cropped_view(segmentation, grid, plan.axis_order)
     resamplers = [part.onto(grid.shape_after_crop, grid.spacing_before_mm) for part in parts]
+    if probabilities_file is None and watch is None and fill_with_largest(inside, resamplers, target, threads):
+        return segmentation
     weights = [part.weight for part in parts]
     num_outputs = len(parts[0].logits_KZYX)
     with _open_probabilities(probabilities_file, target, num_outputs, plan, grid) as probabilities:
@@ -101,21 +107,36 @@ def segment(
             for volume, value in zip(probabilities, values, strict=False):  # no volumes where they are only watched
                 volume[place] = value
             if watch is not None:
-                watch(
-                    Slab(
-                        start=slab[0],
-                        stop=slab[1],
-                        probabilities_KZYX=values,
-                        segmentation_ZYX=inside[place],
-                        grid=grid,
-                        axis_order=plan.axis_order,
-                    )
-                )
+                watch(Slab(start=slab[0], stop=slab[1], probabilities_KZYX=values, segmentation_ZYX=inside[place],
+                           grid=grid, axis_order=plan.axis_order))  # fmt: skip
 
         slabs = cut_slabs(grid.shape_after_crop, num_outputs)
         with ThreadPoolExecutor(max(1, min(threads, len(slabs)))) as pool:
             list(pool.map(work, slabs))
     return segmentation
+
+
+def fill_with_largest(
+    segmentation_ZYX: np.ndarray, resamplers: Sequence[LogitsResampler], target: Target, threads: int
+) -> bool:
+    """Write the largest of one configuration's logits into a segmentation, where only that is asked and it is compiled.
+
+    Returns:
+        Whether it was done; if not, slabs of logits must be decoded.
+    """
+    if not target.takes_largest or len(resamplers) > 1 or not resamplers[0].compares:
+        return False
+    threads = max(1, threads)
+    num_slices = len(segmentation_ZYX)
+    thickness = -(-num_slices // (LARGEST_PARTS * threads))
+
+    def work(start: int) -> None:
+        stop = min(start + thickness, num_slices)
+        segmentation_ZYX[start:stop] = resamplers[0].largest(start, stop)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(0, num_slices, thickness)))
+    return True
 
 
 def check_probabilities(target: Target) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from autoseg.inference.export import LogitsPart, cut_slabs, decode_slab, decode_whole
+from autoseg.inference.export import LogitsPart, cut_slabs, decode_slab, decode_whole, fill_with_largest
 from autoseg.preprocessing.label_resampling import resample_label
 from autoseg.preprocessing.preprocess import CaseGrid
 from autoseg.targets import Target
@@ -52,6 +52,8 @@ def _decode(parts: Sequence[LogitsPart], target: Target, shape: Shape, spacing_m
         return decode_whole(parts, target, shape, spacing_mm).astype(dtype, copy=False)
     segmentation = np.empty(shape, dtype=dtype)
     resamplers = [part.onto(shape, spacing_mm) for part in parts]
+    if fill_with_largest(segmentation, resamplers, target, threads):
+        return segmentation
 
     def work(slab: tuple[int, int]) -> None:
         segmentation[slice(*slab)], _ = decode_slab([item.slab(*slab) for item in resamplers], target)

@@ -2,9 +2,10 @@
 
 Convolutions with kernel 3 need a third to an eighth of the multiplications (``winograd.c``), normalization with leaky
 ReLU takes two passes over memory (``norm.c``), a transposed convolution writes beside the skip connection
-(``upsample.c``); in prediction all other convolutions are plain matrix products (``direct.c``). All in single
-precision, channels-last. Where there is no compiler, or the result is wrong on a self-test (``autoseg.compute``),
-torch's own operators are used; a test holds both to the same numbers.
+(``upsample.c``); in prediction all other convolutions are plain matrix products (``direct.c``), and labels are found on
+the image's grid without the logits there (``largest.c``). All in single precision, channels-last. Where there is no
+compiler, or the result is wrong on a self-test, torch's and numpy's own operators are used; tests hold both to the same
+numbers.
 
 Two switches in the environment: ``AUTOSEG_NATIVE=0`` does without, ``AUTOSEG_CACHE`` names the folder for the compiled
 file and for what ``measured`` keeps (default ``~/.cache/autoseg``).
@@ -22,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-SOURCES = ("winograd.c", "direct.c", "upsample.c", "norm.c")
+SOURCES = ("winograd.c", "direct.c", "upsample.c", "norm.c", "largest.c")
 HEADERS = ("gemm.h", "scratch.h", "norm_body.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 
@@ -42,6 +43,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "upsample_forward": (_POINTER,) * 6 + (_LONG,),
     "upsample_coarse": (_POINTER,) * 4 + (_LONG,),
     "upsample_weights": (_POINTER,) * 5 + (_LONG,),
+    "largest_upsampled": (_POINTER,) * 7,
     "norm_forward_float": (_POINTER,) * 7 + (_LONG,) * 3 + (_DOUBLE,) * 2 + (_LONG,),
     "norm_forward_bf16": (_POINTER,) * 7 + (_LONG,) * 3 + (_DOUBLE,) * 2 + (_LONG,),
     "norm_backward_float": (_POINTER,) * 2 + (_LONG,) + (_POINTER,) * 9 + (_LONG,) * 3 + (_DOUBLE, _LONG),

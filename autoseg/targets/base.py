@@ -42,6 +42,7 @@ class Target(ABC):
         pointwise: whether each voxel decodes alone, so that decoding may go slab by slab on any grid.
         relative: whether adding one number to all logits of a voxel changes nothing.
         finds_objects: whether decoding gives ids of objects instead of classes (then it is an ``InstanceTarget``).
+        takes_largest: whether ``decode`` gives the number of the largest map, of equals the first.
 
     Tensors of a 2D configuration have no z.
     """
@@ -52,6 +53,7 @@ class Target(ABC):
     pointwise: ClassVar[bool] = True
     relative: ClassVar[bool] = False
     finds_objects: ClassVar[bool] = False
+    takes_largest: ClassVar[bool] = False
 
     def __init__(self, record: TargetRecord, labels: Labels, training: Training) -> None:
         """Bind the target to a plan's record, labels and training settings (loss, Dice over the batch or not)."""

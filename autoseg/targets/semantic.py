@@ -20,6 +20,7 @@ class SemanticTarget(Target):
     name = "semantic"
     criterion = "dice"
     relative = True
+    takes_largest = True
 
     @property
     def is_unanimous(self) -> bool:

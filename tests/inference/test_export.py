@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
+from autoseg import native
 from autoseg.errors import OptionError
 from autoseg.inference import export
 from autoseg.inference.export import LogitsPart, cut_slabs, segment
@@ -90,6 +91,22 @@ def test_one_configuration(make_configuration, axis_order, shape, box, spacing_m
     assert result.dtype == np.uint8
     assert len(np.unique(expected)) == 4
     assert (result != expected).mean() < 1e-3  # voxels where two classes are equal but for rounding
+    np.testing.assert_array_equal(result, segment([part], target, plan, threads=3))
+
+
+@pytest.mark.skipif(native.kernels().library is None, reason="no C compiler")
+@pytest.mark.parametrize(("axis_order", "shape", "box", "spacing_mm"), CASES)
+def test_many_classes_are_compared_without_their_logits(make_configuration, axis_order, shape, box, spacing_mm):
+    """What is compiled takes them; it finds what slabs of all logits give, which are decoded where they are watched."""
+    configuration = make_configuration((8, 8, 8), num_outputs=19)
+    labels = Labels(classes=tuple(LabelClass(name=f"class{index}", value=index) for index in range(19)))
+    plan = make_plan(configuration, axis_order, labels)
+    part = make_part(configuration, shape, box, spacing_mm, axis_order=axis_order)
+    target = make_target(configuration.target, plan.labels, configuration.training)
+    assert part.onto(part.grid.shape_after_crop, part.grid.spacing_before_mm).compares
+    result = segment([part], target, plan)
+    assert len(np.unique(result)) > 10
+    assert (result != segment([part], target, plan, watch=lambda slab: None)).mean() < 1e-3
     np.testing.assert_array_equal(result, segment([part], target, plan, threads=3))
 
 
