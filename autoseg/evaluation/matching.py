@@ -231,6 +231,7 @@ def _assign(table: Contingency, candidates: np.ndarray) -> np.ndarray:
     rows, row = np.unique(table.label_index[candidates], return_inverse=True)
     columns, column = np.unique(table.prediction_index[candidates], return_inverse=True)
     shape = (len(rows), len(columns))
-    graph = coo_array((np.ones(len(candidates), dtype=np.int8), (row, column)), shape=shape).tocsr()
+    places = row.astype(np.int32), column.astype(np.int32)  # scipy before 1.15 matches these alone
+    graph = coo_array((np.ones(len(candidates), dtype=np.int8), places), shape=shape).tocsr()
     partner = maximum_bipartite_matching(graph, perm_type="column")
     return candidates[partner[row] == column]

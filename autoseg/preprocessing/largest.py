@@ -95,7 +95,7 @@ def _run(kernel: Callable[..., Any], maps_KZYX: np.ndarray, axes: Sequence[Betwe
     low, high, part = (np.concatenate([axis[column] for axis in axes]) for column in range(3))
     _, _, y, x = maps_KZYX.shape
     pitch = -(-len(maps_KZYX) // LANES) * LANES
-    work, found = np.empty((2 * y * x + x) * pitch, np.float32), np.empty(shape, np.uint16)
+    work, found = np.empty((2 * y * x + x) * pitch, np.float32), np.zeros(shape, np.uint16)
     sizes = (ctypes.c_int64 * 7)(*maps_KZYX.shape, *shape)
     pointers = (array.ctypes.data for array in (maps_KZYX, low, high, part, work, found))
     kernel(*pointers, sizes)
