@@ -118,10 +118,10 @@ def _splits(sides: Mapping[str, str], path: Path) -> Splits | None:
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Give the header in lower case, and line number and cells of each row that is not empty."""
     lines = read_text(path).splitlines()
-    filled = [line for line in lines if line.strip()]
-    if not filled:
-        raise DatasetError(f"{path} is empty. A table begins with {HEADER}")
-    delimiter = max(",;\t", key=filled[0].count)
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
     reader = csv.reader(lines, delimiter=delimiter)
     rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+    if not rows:
+        raise DatasetError(f"{path} is empty. A table begins with {HEADER}")
     return [name.casefold() for name in rows[0][1]], rows[1:]

@@ -58,6 +58,7 @@ def test_table_with_semicolons_and_a_validation_side(tmp_path: Path) -> None:
     [
         ("case,label\na,b\n", "needed are case,image"),
         ("", "is empty"),
+        (";\n ; \n", "is empty"),
         ("case,image,label\na,x\n,x,y\na,x,y\na,x,y\n", r"line 2 has 2 columns of 3.*line 5 repeats case a of line 4"),
         ("case,image,label,split\na,x,y,one\n", "column split of cases.csv holds 'one'"),
         ("case,image,label,split\na,x,y,1\nb,x,y,\n", "mixes fold numbers with names"),
