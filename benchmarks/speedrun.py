@@ -58,6 +58,7 @@ RECIPES = {
     "swift": Recipe(
         "the same, fewer steps in smaller batches", 4, 50, (*narrow(16), *UNMIRRORED, *FEW_CHECKS, "batch_size=4")
     ),
+    "sprint": Recipe("as swift, 100 steps", 2, 50, (*narrow(16), *UNMIRRORED, *FEW_CHECKS, "batch_size=4")),
 }
 
 

@@ -30,10 +30,13 @@ LARGEST_MM, SMALLEST_MM = 1e12, 1e-12
 SHEAR_TOLERANCE = 0.5
 """Voxels a corner may move when the axes are put at right angles; half a voxel is invisible."""
 
+NUMBER = rb"(nan|-?inf|-?[0-9][-+0-9.e]*)"
+
 LIBRARY_LINE = re.compile(
     rb"(libpng |TIFF\w*:|Fax\w*:|LZW\w*:|ZIP\w*:|PackBits\w*:|JPEG\w*:|LogLuv\w*:|_?TIFF|Meta(Image|Object|IO)|MET_"
     rb"|\*\* (ERROR|WARNING)|Uncompress|\w+ (required and not defined|defined prior)|Incomplete file record"
     rb"|(?![A-Za-z]*(Error|Warning|Exception):)[A-Z][A-Za-z0-9_]+: "
+    rb"|M = \[ \.\.\.|\s*" + NUMBER + rb"(\s+" + NUMBER + rb")+\s*\]?\s*$"  # a matrix that vnl finds suspicious
     rb"|   ideal = |.*/ITK/Modules|[A-Za-z0-9_]*\.(tif|tiff|png|case): |.*: (Warning, |Using code))"
 )
 """How lines begin that ITK's libraries print of files they do not like."""
