@@ -6,9 +6,9 @@
     ├── CASE.locations.npy   voxels to draw patches around, n × (z, y, x), grouped by class
     └── CASE.json            StoredRecord: what it was made from, its grid, sizes of the files
 
-The arrays are plain, so that a patch is a read of just its rows through the system's file cache. The record is written
-last, when they are safely on the disk: without it, or with files of other sizes than it says, the case does not exist
-and is made again.
+The arrays are plain, so that a patch is a read of just its rows through the system's file cache (benchmarks/
+store_formats.py compares other ways). The record is written last: without it, or with files of other sizes than it
+says, the case does not exist and is made again; so is one whose checksums are wrong, as after a power cut.
 """
 
 import contextlib
