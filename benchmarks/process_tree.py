@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SHARE = 0.02
-"""Of one core that sampling may take."""
+SHARE, LONGEST_S = 0.05, 0.25
+"""Of one core that sampling may take; what lives shorter than the other may be missed."""
 
 PAGE_MB, TICKS = os.sysconf("SC_PAGE_SIZE") / 10**6, os.sysconf("SC_CLK_TCK")
 
@@ -60,7 +60,7 @@ class Tree:
             while not stop.wait(wait):
                 began = time.thread_time()
                 self.peak = max(self.peak, self.memory())
-                wait = max(every, (time.thread_time() - began) / SHARE)
+                wait = max(every, min((time.thread_time() - began) / SHARE, LONGEST_S))
 
         self.peak, thread = self.memory(), threading.Thread(target=sample)
         thread.start()

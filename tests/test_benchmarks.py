@@ -111,11 +111,11 @@ def test_ratios_are_of_rounds_of_the_same_turn(bench: Callable[[str], ModuleType
 
 
 def test_a_process_is_measured_with_its_children(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    work = "x = bytearray(60_000_000); import time; time.sleep(0.15)"
+    work = "x = bytearray(60_000_000); import time; time.sleep(1)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}], check=True)"
     row = bench("processes").run_once([sys.executable, "-c", parent], tmp_path / "log")
     assert row["memory"] > 60
-    assert row["wall"] > 0.15
+    assert row["wall"] > 1
     assert row["cpu"] > 0
 
 

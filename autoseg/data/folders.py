@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from autoseg.data.io import READERS, image_ending, image_stem
 from autoseg.errors import DatasetError
+from planners.records import short
 
 COMPANIONS = {
     ".json",
@@ -105,5 +106,5 @@ def describe_folder(folder: Path) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """Write the first few of many names."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    """Write the first few of many names, each cut where it is long."""
+    return ", ".join(map(short, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

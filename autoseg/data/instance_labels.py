@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.cases import Case
-from autoseg.data.folders import list_images
+from autoseg.data.folders import list_images, some
 from autoseg.data.io import image_stem
 from autoseg.data.tasks import INSTANCE, SEMANTIC
 from autoseg.errors import DatasetError
 from planners.labels import LabelClass, Labels
+from planners.records import quoted, short
 
 CLASSES = "classes"
 """Folder of the maps of classes, inside that of the ids."""
@@ -48,20 +49,19 @@ def with_instances(labels: Labels | None, content: Mapping[str, Any], path: Path
         return _all_with_instances(labels, path)
     if not isinstance(declared, list) or not all(isinstance(name, str) for name in declared):
         raise DatasetError(
-            f'{path}: instances is {declared!r}. List the classes whose objects are told apart, like ["cell"], or '
-            "write true for all"
+            f'{path}: instances is {quoted(declared)}. List the classes whose objects are told apart, like ["cell"], '
+            "or write true for all"
         )
     if labels is None:
         raise DatasetError(
-            f"{path}: instances names {', '.join(declared)}, but no labels are declared. Declare them, like "
-            f'"labels": {{"background": 0, "{declared[0]}": 1}}'
+            f"{path}: instances names {some(declared)}, but no labels are declared. Declare them, like "
+            f'"labels": {{"background": 0, "{short(declared[0])}": 1}}'
         )
     foreground = labels.names[1:]
     strange = [name for name in declared if name not in foreground]
     if strange:
         raise DatasetError(
-            f"{path}: instances names {', '.join(strange)}; classes with objects may be {', '.join(foreground)}. "
-            "Correct the name"
+            f"{path}: instances names {some(strange)}; classes with objects may be {some(foreground)}. Correct the name"
         )
     return _checked(replace(labels, instance_classes=tuple(name for name in foreground if name in declared)), path)
 

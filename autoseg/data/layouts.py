@@ -6,7 +6,7 @@ them at once.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from autoseg.data.folders import describe_folder, list_images, some
 from autoseg.data.io import image_stem
 from autoseg.data.splits import Splits
 from autoseg.errors import DatasetError
-from planners.records import short
+from planners.records import short, shown
 
 IMAGES = ("images", "image", "imgs", "img", "imagesTr")
 LABELS = ("labels", "label", "masks", "annotations", "segmentations", "gt", "labelsTr")
@@ -90,12 +90,14 @@ def find_decathlon(root: Path, content: Mapping[str, Any], json_file: Path) -> F
     cases = []
     for entry in content["training"]:
         if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
-            raise DatasetError(f'{json_file}: {entry!r} under training is no pair {{"image": …, "label": …}}')
-        images = tuple(resolve(name, root) for name in _as_list(entry["image"]))
+            raise DatasetError(f'{json_file}: {shown(entry)} under training is no pair {{"image": …, "label": …}}')
+        images = _files(entry["image"], root, json_file)
         cases.append(Case(id=image_stem(images[0]), images=images, label=resolve(entry["label"], root)))
-    tests = []
-    for entry in content.get("test", []):
-        images = tuple(resolve(name, root) for name in _as_list(_image_of(entry)))
+    tests, listed = [], content.get("test") or []
+    if not isinstance(listed, list):
+        raise DatasetError(f"{json_file}: test is {shown(listed)}; list the images to predict, or leave it out")
+    for entry in listed:
+        images = _files(_image_of(entry), root, json_file)
         tests.append(Case(id=image_stem(images[0]), images=images))
     absent = [case.id for case in tests if not all(path.exists() for path in case.images)]
     notes = [f"{len(absent)} test images of dataset.json do not exist: {some(absent)}"] if absent else []
@@ -200,8 +202,8 @@ def _table_in_json(table: Any, root: Path, json_file: Path) -> tuple[list[Case],
     cases, alone = [], []
     for name, entry in table.items():
         if not isinstance(entry, Mapping) or not entry.get("images"):
-            raise DatasetError(f"{json_file}: case {name} under dataset has no images. Add them")
-        images = tuple(resolve(file, root) for file in _as_list(entry["images"]))
+            raise DatasetError(f"{json_file}: case {short(name)} under dataset has no images. Add them")
+        images = _files(entry["images"], root, json_file)
         if not entry.get("label"):
             text = f"{images[0]} has no label in {json_file.name}"
             alone.append(Mismatch(case=name, kind="image-without-label", found=text))
@@ -215,8 +217,11 @@ def _image_of(entry: Any) -> Any:
     return entry.get("image") if isinstance(entry, Mapping) else entry
 
 
-def _as_list(value: Any) -> Sequence[str]:
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+def _files(value: Any, root: Path, json_file: Path) -> tuple[Path, ...]:
+    """Resolve one file's name or a list of them."""
+    if value == []:
+        raise DatasetError(f"{json_file}: a case's list of images is empty. Add its files, or take the case out")
+    return tuple(resolve(name, root) for name in (value if isinstance(value, list) else [value]))
 
 
 def resolve(name: Any, root: Path) -> Path:

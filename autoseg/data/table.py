@@ -40,8 +40,7 @@ def find_table(path: Path) -> Found:
     """
     header, rows = _rows(path)
     if "case" not in header or not any(name.startswith("image") for name in header):
-        shown = some([short(name) for name in header])
-        raise DatasetError(f"{path} has the columns {shown}; needed are {HEADER}. Correct its first line")
+        raise DatasetError(f"{path} has the columns {some(header)}; needed are {HEADER}. Correct its first line")
     pictures = [name for name in header if name.startswith("image")]
     found = Found(layout="table", cases=[], channels=_channels(pictures))
     splits: dict[str, str] = {}

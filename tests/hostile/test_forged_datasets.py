@@ -66,6 +66,28 @@ def test_names_of_files_that_no_file_system_takes(do: Do, given: Path, name: str
     assert "more than file systems take" in ending.says
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"training": ["x" * 5000]}, "is no pair"),
+        ({"training": [{"image": [], "label": "labelsTr/a.nii.gz"}]}, "list of images is empty"),
+        ({"test": True}, "test is true; list the images"),
+        ({"test": [[]]}, "list of images is empty"),
+        ({"instances": ["x" * 5000]}, "instances names"),
+        ({"instances": [[0] * 2000]}, "List the classes whose objects are told apart"),
+    ],
+)
+def test_lists_of_a_description_that_are_none(do: Do, given: Path, change: dict[str, Any], says: str) -> None:
+    """Found by a hundred thousand mutations."""
+    lay_dataset(given)
+    content = {"modality": {"0": "MRI"}, "labels": {"background": 0, "rim": 1}}
+    content["training"] = [{"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    (given / "dataset.json").write_text(json.dumps(content | change))
+    ending = do("dataset", str(given / "dataset.json"))
+    assert ending.kind == "DatasetError"
+    assert says in ending.says
+
+
 @pytest.mark.parametrize("name", ["../../a", "/tmp/a", "a/../../b"])
 def test_case_ids_of_a_table_cannot_be_paths(do: Do, given: Path, name: str, strays: Callable[[], set[str]]) -> None:
     lay_dataset(given)
