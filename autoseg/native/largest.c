@@ -1,6 +1,6 @@
 /* Which of many maps is the largest at every voxel of a finer grid, the maps being linear between their samples: labels
-   on the grid of an image from logits on a coarser one, and never the logits there. The maps of one sample are laid side
-   by side, so that 16 of them are interpolated and compared at a time. */
+   on the grid of an image from logits on a coarser one, and never the logits there. The maps of one sample are laid
+   side by side, so that 16 of them are interpolated and compared at a time. */
 
 #include <string.h>
 #include "gemm.h"
@@ -22,6 +22,17 @@ static const mask16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1
 static const v16 lowest = {LEAST, LEAST, LEAST, LEAST, LEAST, LEAST, LEAST, LEAST,
                            LEAST, LEAST, LEAST, LEAST, LEAST, LEAST, LEAST, LEAST};
 
+/* Lanes of two vectors, b's counted from 16 on. */
+#ifdef __clang__
+static inline v16 pick(v16 a, v16 b, mask16 from) {
+    v16 picked;
+    for (int i = 0; i < LANES; i++) picked[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+    return picked;
+}
+#else
+static inline v16 pick(v16 a, v16 b, mask16 from) { return __builtin_shuffle(a, b, from); }
+#endif
+
 static inline v16 mixed(v16 low, v16 high, float part) { return (1.0f - part) * low + part * high; }
 
 static inline v16 larger(v16 a, v16 b) {
@@ -35,8 +46,8 @@ static inline v16 larger(v16 a, v16 b) {
         if (!(i & step)) {                                                                                             \
             const mask16 upper = (lanes & step) != 0;                                                                  \
             v16 a = rows[i], b = rows[i + step];                                                                       \
-            rows[i] = __builtin_shuffle(a, b, (lanes & ~upper) | ((lanes + LANES - step) & upper));                    \
-            rows[i + step] = __builtin_shuffle(a, b, ((lanes + step) & ~upper) | ((lanes + LANES) & upper));           \
+            rows[i] = pick(a, b, (lanes & ~upper) | ((lanes + LANES - step) & upper));                                 \
+            rows[i + step] = pick(a, b, ((lanes + step) & ~upper) | ((lanes + LANES) & upper));                        \
         }
 
 static inline void transpose(v16 rows[LANES]) {
@@ -90,10 +101,10 @@ static inline int32_t place_of_largest(const float *low, const float *high, floa
         place = (place & ~wins) | ((lanes + (int32_t)map) & wins);
     }
     v16 top = best;
-    for (int i = 0; i < 4; i++) top = larger(top, __builtin_shuffle(top, turns[i]));
+    for (int i = 0; i < 4; i++) top = larger(top, pick(top, top, turns[i]));
     place |= ~(best == top) & INT32_MAX; /* whoever is not the largest is out */
     for (int i = 0; i < 4; i++) {
-        mask16 other = __builtin_shuffle(place, turns[i]), less = other < place;
+        mask16 other = (mask16)pick((v16)place, (v16)place, turns[i]), less = other < place;
         place = (place & ~less) | (other & less);
     }
     return place[0];
