@@ -234,11 +234,11 @@ def _preprocess(work: Work) -> None:
 
 def _check_targets(plan: Plan, names: Sequence[str]) -> None:
     """Stop at an option of a target that is none here, not after training; the plain one has none, so no torch."""
-    items = [plan.configuration(name) for name in names]
-    for item in [item for item in items if item.target.name != PLAIN_TARGET or item.target.options]:
-        from autoseg.targets import make_target
+    for item in map(plan.configuration, names):
+        if item.target.name != PLAIN_TARGET or item.target.options:
+            from autoseg.targets import make_target
 
-        make_target(item.target, plan.labels, item.training)
+            make_target(item.target, plan.labels, item.training)
 
 
 def _trainings(work: Work) -> tuple[tuple[str, int | str], ...]:

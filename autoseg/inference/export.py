@@ -26,9 +26,9 @@ from autoseg.targets.instance_target import InstanceTarget
 from planners.plan import Plan
 
 SLAB_BYTES = 2**22  # measured 2026-11: fastest from 2**20 to 2**23, where a slab stays in the processor's cache
-LARGEST_PARTS = (
-    8  # of the slices per thread: the last ones to end leave others idle; each part lays two slices out anew
-)
+LARGEST_PARTS = 8
+"""Of the slices, per thread: the last to end keeps the others waiting, and each lays out two coarse slices anew."""
+
 PROBABILITIES_ENDING = ".probabilities.npy"
 
 
