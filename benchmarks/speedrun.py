@@ -3,7 +3,7 @@
     python benchmarks/speedrun.py HIPPOCAMPUS [--recipes default,swift] [--seeds 1,2,3] [--device auto]
 
 The clock runs from the start of the process on the raw folder, in an empty run folder, to its end: check, fingerprint,
-plan, preprocessing, training of fold 0, prediction of the 52 cases it has not seen, with their scores. A recipe is a
+plan, preprocessing, training of fold 0, prediction of the 42 cases it has not seen, with their scores. A recipe is a
 set of options of ``autoseg run``; any plan, schedule and batch size is allowed, cases and scorer are always the same. A
 recipe has reached a Dice when every seed has; its record is the median of the seconds. The process is given as many
 threads as there are cores. Printed is a row for docs/log.md per recipe and goal.
